@@ -1,0 +1,265 @@
+"""`CompressedCache`: the layers of one text as a transformers cache, with a few verbs of ours.
+
+Knows the order of things: spans, marks, what is scored against what. Must not know how a layer
+keeps its vectors.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel
+
+from nexusquant.cache import hf_compat, storage
+from nexusquant.cache.attention import ATTENTION_NAME, CacheHandle, nexusquant_attention
+from nexusquant.cache.layer import CompressedLayer, LayerMark
+from nexusquant.cache.measure import measure
+from nexusquant.cache.sliding import (
+    SlidingMark,
+    mark_sliding,
+    reset_sliding,
+    rewind_sliding,
+    trim_sliding,
+)
+from nexusquant.cache.usage import CacheUsage
+from nexusquant.config import CompressionConfig, QuantConfig
+from nexusquant.errors import CacheStateError, UnsupportedModelError
+from nexusquant.eviction import make_scorer, select_kept
+from nexusquant.lattice import E8Quantizer
+
+
+@dataclass(frozen=True, eq=False)
+class CacheMark:
+    """A moment of a cache to come back to. Holds the sinks and the recent window of that moment."""
+
+    layers: tuple[LayerMark | SlidingMark, ...]
+    num_seen: int
+
+
+class CompressedCache(hf_compat.Cache):
+    """Keys and values of one text, old ones as packed bytes; a model's `past_key_values`.
+
+    A prompt stays exact until `finish_prefill`, which scores, evicts and codes it; under a plain
+    `generate()` the first single-token step calls it.
+
+    Args:
+        model: The causal model that will fill the cache. Its attention implementation is set to
+            "nexusquant", which serves any other cache with SDPA as before.
+        config: What to compress; `PRESETS` has ready ones.
+
+    Raises:
+        UnsupportedModelError: The model cannot work with a compressed cache.
+    """
+
+    def __init__(self, model: PreTrainedModel, config: CompressionConfig) -> None:
+        layers = _make_layers(model, config)
+        hf_compat.select_attention(model, ATTENTION_NAME, nexusquant_attention)
+        self.config = config
+        self._marks: weakref.WeakSet[CacheMark] = weakref.WeakSet()
+        self._fingerprint = storage.fingerprint(model)
+        self._device = model.device
+        super().__init__(layers=layers)
+
+    @property
+    def num_seen_tokens(self) -> int:
+        """Tokens the model has read or written."""
+        return self.layers[0].get_seq_length()
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object
+    ) -> tuple[CacheHandle, CacheHandle] | tuple[torch.Tensor, torch.Tensor]:
+        """Take the keys and values of new tokens; called by the model.
+
+        Args:
+            key_states: [1, H_kv, T, D].
+            value_states: [1, H_kv, T, D_v].
+            layer_idx: Layer they belong to.
+            args: Ignored; some models pass more.
+
+        Returns:
+            Handles for the attention function, or tensors from a sliding-window layer.
+
+        Raises:
+            ValueError: A batch of more than one text.
+        """
+        if key_states.shape[0] != 1:
+            raise ValueError(
+                f"A compressed cache holds one text, but the batch has {key_states.shape[0]}. "
+                "Use one cache for each text."
+            )
+        if layer_idx == 0 and key_states.shape[2] == 1:
+            self.finish_prefill()
+        return self.layers[layer_idx].update(key_states, value_states, *args)
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """What transformers must know to build a mask: keys and the first one's position.
+
+        Raises:
+            ValueError: No new tokens: `generate` took the ids it was given for those held already.
+        """
+        if query_length == 0:
+            raise ValueError(
+                "There is no new token to read. If generate() was given new ids only, give it an "
+                "attention_mask of the full length too: ones of num_seen_tokens + new ids."
+            )
+        return super().get_mask_sizes(query_length, layer_idx)
+
+    def finish_prefill(self) -> None:
+        """Close the open span, if any: score its tokens, evict, and code the rest."""
+        layers = self._compressed_layers()
+        if layers[0].span_start is None:
+            return
+        paged = [layer for layer in layers if layer.pages is not None]
+        kept = dict(zip(paged, self._choose_kept(paged), strict=True))
+        for layer in self.layers:
+            if isinstance(layer, CompressedLayer):
+                layer.commit(kept.get(layer))
+            else:
+                trim_sliding(layer)
+
+    def _choose_kept(self, layers: list[CompressedLayer]) -> Sequence[torch.Tensor | None]:
+        eviction = self.config.eviction
+        if eviction is None or not layers or layers[0].num_candidates() < eviction.min_span:
+            return [None] * len(layers)
+        scorer = make_scorer(eviction.scorer)
+        scores = [scorer.score(layer.observe()) for layer in layers]
+        return select_kept(scores, eviction.keep_ratio, eviction.head_floor)
+
+    def mark(self) -> CacheMark:
+        """Remember this moment, closing the open span first; see `rewind`."""
+        self.finish_prefill()
+        layers = tuple(
+            layer.mark() if isinstance(layer, CompressedLayer) else mark_sliding(layer)
+            for layer in self.layers
+        )
+        mark = CacheMark(layers, self.num_seen_tokens)
+        self._marks.add(mark)
+        return mark
+
+    def rewind(self, mark: CacheMark) -> None:
+        """Forget everything after `mark`, exactly: the same tokens will give the same logits.
+
+        Raises:
+            CacheStateError: The mark is of another cache, or of a later moment that is gone.
+        """
+        if mark not in self._marks:
+            raise CacheStateError(
+                "This mark is not one of this cache, or the cache was rewound to before it."
+            )
+        for layer, state in zip(self.layers, mark.layers, strict=True):
+            if isinstance(layer, CompressedLayer):
+                layer.rewind(state)
+            else:
+                rewind_sliding(layer, state)
+        for later in [other for other in self._marks if other.num_seen > mark.num_seen]:
+            self._marks.discard(later)
+
+    def reset(self) -> None:
+        """Forget every token and every mark."""
+        for layer in self.layers:
+            if isinstance(layer, CompressedLayer):
+                layer.reset()
+            else:
+                reset_sliding(layer)
+        self._marks.clear()
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Not supported: coded tokens cannot be taken back one by one.
+
+        Raises:
+            CacheStateError: Always; use `mark` and `rewind`.
+        """
+        raise CacheStateError("A compressed cache cannot be cropped; use mark() and rewind().")
+
+    def usage(self) -> CacheUsage:
+        """Measure what the cache holds now."""
+        return measure(self.layers, list(self._marks))
+
+    def kept_shares(self, token_ranges: Iterable[tuple[int, int]]) -> list[float]:
+        """Share of pairs still held in each range of tokens, as the mean over layers and heads.
+
+        Args:
+            token_ranges: Starts and ends (not included), in tokens seen.
+
+        Returns:
+            Shares in [0, 1]; 1.0 for an empty range.
+        """
+        layers = [layer for layer in self._compressed_layers() if layer.pages is not None]
+        shares = torch.ones(self.num_seen_tokens)
+        if layers and layers[0].kept.num_tokens:
+            total = sum(layer.kept_share_of_tokens() for layer in layers) / len(layers)
+            first = layers[0].sinks[0].shape[1]
+            shares[first : first + total.shape[0]] = total.cpu()
+        parts = [shares[start:end] for start, end in token_ranges]
+        return [float(part.mean()) if part.numel() else 1.0 for part in parts]
+
+    def save(self, path: str | Path) -> None:
+        """Write the cache, without its marks, to one safetensors file.
+
+        Raises:
+            OSError: The file cannot be written; nothing is left half-written.
+        """
+        self.finish_prefill()
+        storage.save(self.layers, self.config, self._fingerprint, Path(path))
+
+    def restore(self, path: str | Path) -> None:
+        """Become what `save` wrote.
+
+        Raises:
+            CacheStateError: Another model, config or format, or a damaged file; the cache is
+                empty then.
+        """
+        self.reset()
+        storage.restore(self.layers, self.config, self._fingerprint, Path(path), self._device)
+
+    def _compressed_layers(self) -> list[CompressedLayer]:
+        return [layer for layer in self.layers if isinstance(layer, CompressedLayer)]
+
+
+def load_cache(
+    path: str | Path, model: PreTrainedModel, config: CompressionConfig | None = None
+) -> CompressedCache:
+    """Open a saved cache.
+
+    Args:
+        path: File written by `CompressedCache.save`.
+        model: The model that filled it.
+        config: What the cache must have been compressed with; None accepts whatever the file says.
+
+    Raises:
+        CacheStateError: The file belongs to another model, config or format version, or is damaged.
+    """
+    cache = CompressedCache(model, config or storage.read_config(Path(path)))
+    cache.restore(path)
+    return cache
+
+
+def _make_layers(model: PreTrainedModel, config: CompressionConfig) -> list:
+    defaults = hf_compat.default_layers(model)
+    if all(isinstance(layer, hf_compat.SlidingLayer) for layer in defaults):
+        raise UnsupportedModelError(
+            "Every layer of this model attends to a sliding window only; its cache does not grow "
+            "with the text and needs no compression."
+        )
+    dims = hf_compat.head_dims(model)
+    # layers share their coders: a rotation is memory too
+    quantizers = {dim: _make_quantizers(dim, config.quant, model.device) for dim in set(dims)}
+    return [
+        layer
+        if isinstance(layer, hf_compat.SlidingLayer)
+        else CompressedLayer(config, quantizers[dim])
+        for layer, dim in zip(defaults, dims, strict=True)
+    ]
+
+
+def _make_quantizers(
+    dim: int, quant: QuantConfig | None, device: torch.device
+) -> tuple[E8Quantizer, E8Quantizer] | None:
+    if quant is None or dim % 8:
+        return None
+    keys = E8Quantizer.create(dim, quant.key_bits, quant.rotation_seed, device)
+    return keys, replace(keys, bits=quant.value_bits)

@@ -1,0 +1,76 @@
+"""Which of the coded tokens each KV head still holds, one bit a token and only where some are gone.
+
+Knows token indices and heads. Must not know codes or pages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from nexusquant.errors import CacheStateError
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of tokens that was decided on together.
+
+    Args:
+        num_tokens: Tokens in the run.
+        bits: Kept tokens as bits, lowest bit first. [H_kv, ceil(num_tokens / 8)], uint8; None
+            when every head kept all of them.
+    """
+
+    num_tokens: int
+    bits: torch.Tensor | None = None
+
+    def mask(self, num_kv_heads: int, device: torch.device) -> torch.Tensor:
+        """Kept tokens of each head. [H_kv, num_tokens], bool."""
+        if self.bits is None:
+            return torch.ones((num_kv_heads, self.num_tokens), dtype=torch.bool, device=device)
+        shifts = torch.arange(8, dtype=torch.uint8, device=self.bits.device)
+        return ((self.bits.unsqueeze(-1) >> shifts) & 1).bool().flatten(1)[:, : self.num_tokens]
+
+
+@dataclass(frozen=True)
+class KeptTokens:
+    """The coded tokens of one layer in order; appending gives a new value: marks keep the old."""
+
+    segments: tuple[Segment, ...] = ()
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens decided on, kept or not."""
+        return sum(segment.num_tokens for segment in self.segments)
+
+    def append(self, num_tokens: int, mask: torch.Tensor | None = None) -> KeptTokens:
+        """Add a run of tokens; `mask` [H_kv, num_tokens] says what is kept, None keeps all."""
+        if num_tokens == 0:
+            return self
+        if mask is not None and not bool(mask.all()):
+            return KeptTokens((*self.segments, Segment(num_tokens, _pack_bits(mask))))
+        if self.segments and self.segments[-1].bits is None:
+            last = Segment(self.segments[-1].num_tokens + num_tokens)
+            return KeptTokens((*self.segments[:-1], last))
+        return KeptTokens((*self.segments, Segment(num_tokens)))
+
+    def drop_last(self, num_tokens: int) -> KeptTokens:
+        """Take back the newest tokens, of which every one must be kept."""
+        last = self.segments[-1]
+        if last.bits is not None or last.num_tokens < num_tokens:
+            raise CacheStateError("Tokens that were decided on already cannot be decided on again.")
+        rest = last.num_tokens - num_tokens
+        return KeptTokens((*self.segments[:-1], *([Segment(rest)] if rest else [])))
+
+    def mask(self, num_kv_heads: int, device: torch.device) -> torch.Tensor:
+        """Kept tokens of each head. [H_kv, num_tokens], bool."""
+        masks = [segment.mask(num_kv_heads, device) for segment in self.segments]
+        empty = torch.ones((num_kv_heads, 0), dtype=torch.bool, device=device)
+        return torch.cat([empty, *masks], dim=1)
+
+
+def _pack_bits(mask: torch.Tensor) -> torch.Tensor:
+    padded = torch.nn.functional.pad(mask, (0, -mask.shape[1] % 8)).to(torch.uint8)
+    shifts = torch.arange(8, dtype=torch.uint8, device=mask.device)
+    return (padded.unflatten(1, (-1, 8)) << shifts).sum(dim=-1, dtype=torch.uint8)

@@ -1,0 +1,188 @@
+"""Every choice a caller can make, as frozen values. Knows no torch and no other package of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+
+PAGE_SIZE = 64
+"""Vectors in one page of packed storage."""
+
+CODE_BITS = (1, 2, 3, 4)
+"""Widths, in bits per value, that the E8 box code exists for."""
+
+
+class ScorerName(str, Enum):
+    """Which rule decides what attention will not miss. One file each in `eviction/`."""
+
+    STREAMING = "streaming"
+    KEY_NORM = "key_norm"
+    SNAPKV = "snapkv"
+    EXPECTED_ATTENTION = "expected_attention"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantConfig:
+    """How vectors leaving the recent window are coded.
+
+    Args:
+        key_bits: Stored bits per key value, one of `CODE_BITS`; scales are extra.
+        value_bits: Stored bits per value value, one of `CODE_BITS`; scales are extra.
+        rotation_seed: Seed of the random signs of the rotation.
+
+    Raises:
+        ValueError: A width that no code exists for.
+    """
+
+    key_bits: int = 3
+    value_bits: int = 2
+    rotation_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("key_bits", "value_bits"):
+            if getattr(self, name) not in CODE_BITS:
+                allowed = ", ".join(map(str, CODE_BITS))
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {allowed}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvictionConfig:
+    """How much of each new span is kept, and who chooses.
+
+    Args:
+        keep_ratio: Share of the span's key-value pairs to keep, in (0, 1]. Sinks and the
+            recent window are kept besides.
+        scorer: The rule that ranks pairs.
+        head_floor: Share of its equal part of the budget that every head is sure of, in [0, 1].
+            0 lets all heads and layers compete freely; 1 gives each the same count.
+        observation_window: Newest queries of the span that scorers may look at, in tokens.
+        min_span: Spans with fewer tokens to choose from are kept whole: questions are not thinned.
+
+    Raises:
+        ValueError: A share outside its range.
+    """
+
+    keep_ratio: float
+    scorer: ScorerName = ScorerName.SNAPKV
+    head_floor: float = 0.6
+    observation_window: int = 256
+    min_span: int = 256
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scorer", _scorer(self.scorer))
+        if not 0 < self.keep_ratio <= 1:
+            raise ValueError(f"keep_ratio is {self.keep_ratio!r}; it is a share in (0, 1].")
+        if not 0 <= self.head_floor <= 1:
+            raise ValueError(f"head_floor is {self.head_floor!r}; it is a share in [0, 1].")
+        for name in ("observation_window", "min_span"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; use 1 token or more.")
+
+
+def _scorer(name: str) -> ScorerName:
+    try:
+        return ScorerName(name)
+    except ValueError:
+        known = ", ".join(ScorerName)
+        raise ValueError(f"scorer is {name!r}; choose one of {known}.") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressionConfig:
+    """What a `CompressedCache` does to the keys and values it is given.
+
+    Args:
+        quant: Codes for old vectors, or None to keep them in the model's precision.
+        eviction: What to remove, or None to keep every token.
+        num_sink_tokens: First tokens of the text: never evicted, kept in 16 bits.
+        recent_window: Newest tokens: never evicted, kept in 16 bits.
+        exact_prefill_tokens: Tokens of one unfinished span that are held in full precision,
+            so that scoring and coding see exact vectors; a longer span is coded as it comes.
+
+    Raises:
+        ValueError: Eviction without codes, or a negative count.
+    """
+
+    quant: QuantConfig | None = None
+    eviction: EvictionConfig | None = None
+    num_sink_tokens: int = 4
+    recent_window: int = 32
+    exact_prefill_tokens: int = 16_384
+
+    def __post_init__(self) -> None:
+        if self.eviction is not None and self.quant is None:
+            raise ValueError(
+                "eviction needs packed pages: set quant as well, or leave eviction out."
+            )
+        for name in ("num_sink_tokens", "recent_window"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; use 0 tokens or more.")
+        if self.exact_prefill_tokens < 1:
+            raise ValueError(
+                f"exact_prefill_tokens is {self.exact_prefill_tokens!r}; use 1 or more."
+            )
+
+    @property
+    def is_off(self) -> bool:
+        """True when keys and values are kept exactly as the model made them."""
+        return self.quant is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingParams:
+    """How the next token is chosen.
+
+    Args:
+        max_new_tokens: Longest answer, in tokens.
+        temperature: 0 takes the likeliest token; above it, sampling.
+        top_p: Smallest set of likeliest tokens whose probability reaches this, in (0, 1].
+        top_k: Likeliest tokens to choose from; 0 means all.
+        min_p: Drops tokens below this share of the likeliest one's probability, in [0, 1).
+        repetition_penalty: Above 1 makes tokens already used less likely.
+        seed: Same seed, same text; None draws a new one.
+        stop: Texts that end the answer; they are not part of it.
+
+    Raises:
+        ValueError: A value outside its range.
+    """
+
+    max_new_tokens: int = 512
+    temperature: float = 0.7
+    top_p: float = 0.95
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
+            ("temperature", self.temperature >= 0, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "in (0, 1]"),
+            ("top_k", self.top_k >= 0, "0 or more"),
+            ("min_p", 0 <= self.min_p < 1, "in [0, 1)"),
+            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+        )
+        for name, holds, allowed in checks:
+            if not holds:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {allowed}.")
+        if any(not text for text in self.stop):
+            raise ValueError("stop holds an empty text, which would end every answer at once.")
+
+
+PRESETS: Mapping[str, CompressionConfig] = MappingProxyType(
+    {
+        "off": CompressionConfig(),
+        "safe": CompressionConfig(quant=QuantConfig()),
+        "high": CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.53)),
+        "balanced": CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.3)),
+        "max": CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.125)),
+    }
+)
+"""Ready-made configs; change one with `dataclasses.replace`. `off` is the reference."""

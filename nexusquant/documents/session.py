@@ -1,0 +1,209 @@
+"""Questions about one document, answered from one compressed cache.
+
+Knows pages, the prompt and the conversation that holds it. Must not know widgets, files or how
+a cache compresses.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+from nexusquant.config import CompressionConfig, SamplingParams
+from nexusquant.documents.citations import find_cited_pages
+from nexusquant.documents.document import Document, Page
+from nexusquant.documents.page_ranges import format_page_ranges
+from nexusquant.documents.prompt import ANSWER_LEAD, DocumentPrompt, build_prompt
+from nexusquant.documents.tokens import count_pages, plan_fit
+from nexusquant.engine import Conversation, Engine, Event, Job, PrefillProgress, TextDelta
+from nexusquant.engine.stats import CacheUsage
+from nexusquant.errors import CacheStateError
+
+
+@dataclass(frozen=True)
+class ReadProgress:
+    """How far the reading of a document is.
+
+    Args:
+        page: Number of the page being read.
+        num_pages: Pages to read; pages without text are not among them.
+        num_done: Tokens read.
+        num_total: Tokens to read.
+        tok_s: Tokens per second so far.
+        left_s: Seconds left at this speed; None before there is a speed.
+    """
+
+    page: int
+    num_pages: int
+    num_done: int
+    num_total: int
+    tok_s: float
+    left_s: float | None
+
+
+class DocumentSession:
+    """Some pages of a document: read once, then asked about again and again.
+
+    Args:
+        engine: With a loaded model.
+        document: From `extract`.
+        page_numbers: The pages to read.
+        config: How their cache is compressed.
+
+    Raises:
+        ValueError: A page that the document does not have, or none.
+        DocumentError: The pages have no text, or the model's chat template cannot be used.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        document: Document,
+        page_numbers: Sequence[int],
+        config: CompressionConfig,
+    ) -> None:
+        self.document = document
+        self.page_numbers = tuple(sorted(set(page_numbers)))
+        self.config = config
+        self._engine = engine
+        self._pages = _choose_pages(document, self.page_numbers)
+        self._prompt = build_prompt(engine, self._pages)
+        self._first_tokens: list[int] = []
+        self._conversation: Conversation | None = None
+        self._job: Job | None = None
+        self._is_read = False
+
+    @property
+    def is_read(self) -> bool:
+        """True when questions can be asked."""
+        return self._is_read
+
+    def read(self) -> Job:
+        """Read the pages into a new cache; the job's events are `PrefillProgress`.
+
+        Raises:
+            ValueError: The pages do not fit the model's context; nothing is ever cut off.
+        """
+        self._check_fit()
+        self.close()
+        self._first_tokens = _first_tokens(self._engine, self._prompt)
+        conversation = self._conversation = self._engine.new_conversation(self.config)
+        self._job = self._engine.submit(lambda: self._reading(conversation))
+        return self._job
+
+    def _reading(self, conversation: Conversation) -> Generator[Event, None, None]:
+        with closing(conversation.read(self._prompt.prefix)) as events:
+            yield from events
+        # after a close() during the reading, this cache is nobody's
+        self._is_read = conversation is self._conversation
+
+    def _check_fit(self) -> None:
+        counts = count_pages(self._engine, replace(self.document, pages=self._pages))
+        fit = plan_fit(self._engine, counts, self.page_numbers)
+        if fit.fits:
+            return
+        num_chosen, num_fitting = len(self.page_numbers), fit.num_pages_that_fit
+        fitting = format_page_ranges(self.page_numbers[:num_fitting])
+        advice = f"choose pages {fitting} or fewer" if fitting else "choose shorter pages"
+        raise ValueError(
+            f"The {num_chosen} chosen pages need {fit.num_tokens:,} tokens, room for an answer "
+            f"included, but the model's context holds {fit.capacity_tokens:,}: {num_fitting} of "
+            f"{num_chosen} pages fit. Nothing was cut off; {advice}, or take a model with a longer "
+            "context."
+        )
+
+    def progress(self, event: PrefillProgress) -> ReadProgress:
+        """Say which page a moment of `read` is at, how fast it goes and how long it takes."""
+        tok_s = event.num_done / event.elapsed_s if event.elapsed_s > 0 else 0.0
+        index = max(bisect_right(self._first_tokens, event.num_done - 1), 1)
+        return ReadProgress(
+            page=self._prompt.spans[index - 1].number,
+            num_pages=len(self._prompt.spans),
+            num_done=event.num_done,
+            num_total=event.num_total,
+            tok_s=tok_s,
+            left_s=(event.num_total - event.num_done) / tok_s if tok_s > 0 else None,
+        )
+
+    def ask(self, question: str, sampling: SamplingParams) -> Job:
+        """Answer from the pages read; the cache goes back to them before the next question.
+
+        The answer begins with `ANSWER_LEAD`, so that it names a page; the number is the model's.
+
+        Raises:
+            CacheStateError: The pages were not read yet.
+            ValueError: There is no question.
+        """
+        conversation = self._conversation
+        if conversation is None or not self._is_read:
+            raise CacheStateError("The document has not been read yet. Read it first, then ask.")
+        if not question.strip():
+            raise ValueError("There is no question. Write one about the document.")
+        text = self._prompt.prefix + self._prompt.suffix(self._engine, question)
+        self._job = self._engine.submit(lambda: _answering(conversation, text, sampling))
+        return self._job
+
+    def cited_pages(self, answer: str) -> tuple[int, ...]:
+        """List the pages that an answer names and that were read, in the order of naming."""
+        return find_cited_pages(answer, {span.number for span in self._prompt.spans})
+
+    def usage(self) -> CacheUsage | None:
+        """Measure the cache; None before there is one."""
+        return self._conversation.usage() if self._conversation else None
+
+    def page_shares(self) -> list[tuple[int, float]]:
+        """Give each page read with the share of its key-value pairs still held, in [0, 1]."""
+        if self._conversation is None or not self._is_read:
+            return []
+        num_tokens = len(self._engine.token_offsets(self._prompt.prefix))
+        ends = [*self._first_tokens[1:], num_tokens]
+        ranges = list(zip(self._first_tokens, ends, strict=True))
+        numbers = [span.number for span in self._prompt.spans]
+        return list(zip(numbers, self._conversation.kept_shares(ranges), strict=True))
+
+    def close(self) -> None:
+        """End what runs and free the cache; `read` makes a new one."""
+        conversation, job = self._conversation, self._job
+        self._is_read, self._conversation, self._job = False, None, None
+        if conversation is None:
+            return
+        if job is None or job.wait(0):
+            conversation.close()
+            return
+        # the engine's thread may be inside the cache: let it free the cache when it is out
+        job.cancel()
+        self._engine.submit(lambda: _closing(conversation))
+
+
+def _answering(
+    conversation: Conversation, text: str, sampling: SamplingParams
+) -> Generator[Event, None, None]:
+    is_lead_due = True
+    with closing(conversation.reply(text, sampling)) as events:
+        for event in events:
+            if is_lead_due and isinstance(event, TextDelta):
+                is_lead_due = False
+                yield TextDelta(ANSWER_LEAD)
+            yield event
+
+
+def _closing(conversation: Conversation) -> Generator[Event, None, None]:
+    conversation.close()
+    yield from ()
+
+
+def _choose_pages(document: Document, page_numbers: Sequence[int]) -> tuple[Page, ...]:
+    pages = {page.number: page for page in document.pages}
+    missing = [number for number in page_numbers if number not in pages]
+    if missing or not page_numbers:
+        what = f"no page {format_page_ranges(missing)}" if missing else "no page chosen"
+        raise ValueError(f"{document.name} has {what}; choose from pages 1 to {len(pages)}.")
+    return tuple(pages[number] for number in page_numbers)
+
+
+def _first_tokens(engine: Engine, prompt: DocumentPrompt) -> list[int]:
+    """Find the first token of each page in the prefix."""
+    offsets = engine.token_offsets(prompt.prefix)
+    return [bisect_right(offsets, span.start) - 1 for span in prompt.spans]

@@ -1,0 +1,120 @@
+"""A chat: turns of a user and a model on one growing conversation.
+
+Knows roles and turns. Must not know widgets. Reading again what the cache lost (another preset,
+an edited turn) happens inside `Conversation`, by comparing texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator as Events
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nexusquant.cache import CacheUsage
+from nexusquant.config import CompressionConfig, SamplingParams
+from nexusquant.engine.events import Event, Finished, TextDelta
+from nexusquant.engine.stats import GenerationStats
+from nexusquant.engine.worker import Job
+
+if TYPE_CHECKING:
+    from nexusquant.engine.engine import Engine
+
+
+@dataclass(frozen=True)
+class Message:
+    """One message; `role` is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+class ChatSession:
+    """Turns on one growing compressed cache.
+
+    Args:
+        engine: Runs the turns.
+        config: What to compress.
+        system_prompt: Said to the model before everything else; empty leaves it out.
+    """
+
+    def __init__(
+        self, engine: Engine, config: CompressionConfig, *, system_prompt: str = ""
+    ) -> None:
+        self._engine = engine
+        self._config = config
+        self._system = [Message("system", system_prompt)] if system_prompt else []
+        self._conversation = engine.new_conversation(config)
+        self._messages: list[Message] = []
+        self._turns: list[GenerationStats] = []
+
+    @property
+    def messages(self) -> list[Message]:
+        """User and assistant messages so far; a stopped answer stays, as far as it got."""
+        return list(self._messages)
+
+    @property
+    def turns(self) -> list[GenerationStats]:
+        """Figures of every finished turn, in order."""
+        return list(self._turns)
+
+    @property
+    def config(self) -> CompressionConfig:
+        """What is compressed."""
+        return self._config
+
+    def send(self, text: str, params: SamplingParams) -> Job:
+        """Ask; the job's events are the answer. A question without an answer gives way to this."""
+        if self._messages and self._messages[-1].role == "user":
+            self._messages.pop()
+        self._messages.append(Message("user", text))
+        return self._engine.submit(lambda: self._answer(params))
+
+    def regenerate(self, params: SamplingParams) -> Job:
+        """Answer the last question again, forgetting its answer.
+
+        Raises:
+            ValueError: No question was asked yet.
+        """
+        if self._messages and self._messages[-1].role == "assistant":
+            self._messages.pop()
+        if not self._messages:
+            raise ValueError("There is no question to answer again.")
+        return self._engine.submit(lambda: self._answer(params))
+
+    def change_config(self, config: CompressionConfig) -> None:
+        """Compress otherwise from the next turn on, which reads the conversation again."""
+        if config != self._config:
+            self._config = config
+            self.release()
+
+    def clear(self) -> None:
+        """Forget everything, and free the cache."""
+        self._messages, self._turns = [], []
+        self.release()
+
+    def release(self) -> None:
+        """Free the cache and keep the words: the next turn reads them again."""
+        self._conversation = self._engine.new_conversation(self._config)
+
+    def usage(self) -> CacheUsage | None:
+        """The cache at the end of the last finished turn; None before the first."""
+        return self._turns[-1].usage if self._turns else None
+
+    def _answer(self, params: SamplingParams) -> Events[Event, None, None]:
+        conversation, messages = self._conversation, self._messages
+        prompt = self._engine.render([*self._system, *messages], add_generation_prompt=True)
+        answer, is_finished = "", False
+        try:
+            with closing(conversation.reply(prompt, params)) as events:
+                for event in events:
+                    if isinstance(event, TextDelta):
+                        answer += event.text
+                    elif isinstance(event, Finished):
+                        is_finished = True
+                        self._turns.append(event.stats)
+                    yield event
+        finally:
+            # a clear() meanwhile has put another list in place: this answer belongs to the old one
+            if answer or is_finished:
+                messages.append(Message("assistant", answer))

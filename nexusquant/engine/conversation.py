@@ -1,0 +1,169 @@
+"""One compressed cache and the text that is in it.
+
+Knows which text the cache holds, and the moments it can go back to. Must not know roles,
+templates or pages. A prompt is given whole; what the cache holds of it already is not read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator as Events
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from nexusquant.cache import CacheMark, CacheUsage, CompressedCache
+from nexusquant.config import CompressionConfig, SamplingParams
+from nexusquant.engine.events import Finished, FinishReason, PrefillProgress, TextDelta
+from nexusquant.engine.generator import Generator
+from nexusquant.engine.model_loader import LoadedModel
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    text: str
+    mark: CacheMark
+
+
+class Conversation:
+    """Text in a compressed cache that grows at its end, and can go back.
+
+    Every method that yields must run on the engine's thread.
+
+    Args:
+        loaded: The model.
+        config: What to compress.
+    """
+
+    def __init__(self, loaded: LoadedModel, config: CompressionConfig) -> None:
+        self.config = config
+        self._loaded = loaded
+        self._generator = Generator(loaded)
+        self._cache: CompressedCache | None = None
+        # text in the cache right now; None while unknown, after a stop
+        self._live_text: str | None = ""
+        # kept for good: a document; and the last turn's beginning
+        self._pinned: _Checkpoint | None = None
+        self._turn: _Checkpoint | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens the cache has seen."""
+        return self._cache.num_seen_tokens if self._cache else 0
+
+    def read(self, text: str) -> Events[PrefillProgress, None, None]:
+        """Put `text` into an empty cache and pin it: answers will rewind to its end.
+
+        Raises:
+            ValueError: No text, or more than the context holds.
+        """
+        self.close()
+        try:
+            yield from self._generator.prefill(self._token_ids(text, is_start=True), self._open())
+            self._pin(text)
+        finally:
+            if self._pinned is None:
+                self.close()
+
+    def reply(
+        self, text: str, params: SamplingParams
+    ) -> Events[PrefillProgress | TextDelta | Finished, None, str]:
+        """Answer the prompt `text`, of which the cache may hold a beginning already.
+
+        Args:
+            text: The whole prompt, from the first character on.
+            params: How to answer.
+
+        Returns:
+            The answer.
+
+        Raises:
+            ValueError: More than the context holds.
+        """
+        rest = self._go_back_to_prefix(text)
+        cache = self._open()
+        token_ids = self._token_ids(rest, is_start=cache.num_seen_tokens == 0)
+        self._turn = _Checkpoint(text[: len(text) - len(rest)], cache.mark())
+        self._live_text = None
+        answer = ""
+        with closing(self._generator.generate(token_ids, cache, params)) as events:
+            for event in events:
+                answer += event.text if isinstance(event, TextDelta) else ""
+                # after an end token the cache holds the whole answer, else a part is missing
+                if (
+                    isinstance(event, Finished)
+                    and event.reason is FinishReason.END
+                    and not params.stop
+                ):
+                    self._live_text = text + answer
+                yield event
+        return answer
+
+    def usage(self) -> CacheUsage:
+        """Measure the cache."""
+        return self._open().usage()
+
+    def kept_shares(self, token_ranges: Iterable[tuple[int, int]]) -> list[float]:
+        """Share of pairs still held in each range of tokens; see `CompressedCache.kept_shares`."""
+        return self._open().kept_shares(token_ranges)
+
+    def save(self, path: Path) -> None:
+        """Write the pinned text's cache to a file.
+
+        Raises:
+            ValueError: Nothing was read.
+            OSError: The file cannot be written.
+        """
+        if self._pinned is None:
+            raise ValueError("There is nothing to save: read a text first.")
+        self._cache.rewind(self._pinned.mark)
+        self._live_text, self._turn = self._pinned.text, None
+        self._cache.save(path)
+
+    def restore(self, path: Path, text: str) -> None:
+        """Open what `save` wrote for `text`, and pin it.
+
+        Raises:
+            CacheStateError: The file is of another model, config or format, or damaged.
+        """
+        self.close()
+        self._open().restore(path)
+        self._pin(text)
+
+    def close(self) -> None:
+        """Free the cache."""
+        self._cache = self._pinned = self._turn = None
+        self._live_text = ""
+
+    def _open(self) -> CompressedCache:
+        if self._cache is None:
+            self._cache = CompressedCache(self._loaded.model, self.config)
+        return self._cache
+
+    def _pin(self, text: str) -> None:
+        self._pinned = _Checkpoint(text, self._cache.mark())
+        self._live_text = text
+
+    def _go_back_to_prefix(self, text: str) -> str:
+        """Make the cache hold the longest known beginning of `text`; return the rest."""
+        live = self._live_text
+        if self._cache is not None and live and text.startswith(live) and len(text) > len(live):
+            return text[len(live) :]
+        for checkpoint in (self._turn, self._pinned):
+            if checkpoint is not None and text.startswith(checkpoint.text):
+                self._cache.rewind(checkpoint.mark)
+                return text[len(checkpoint.text) :]
+        self.close()
+        return text
+
+    def _token_ids(self, text: str, *, is_start: bool) -> list[int]:
+        # a template writes its own special tokens; a tokenizer adds a first one only to a beginning
+        bos = self._loaded.tokenizer.bos_token
+        add = is_start and bool(bos) and not text.startswith(bos) and _adds_bos(self._loaded)
+        ids = self._loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [self._loaded.tokenizer.bos_token_id, *ids] if add else ids
+
+
+def _adds_bos(loaded: LoadedModel) -> bool:
+    first = loaded.tokenizer("a")["input_ids"][:1]
+    return first == [loaded.tokenizer.bos_token_id]

@@ -1,0 +1,193 @@
+"""The engine: one model, one thread, and what conversations need of both.
+
+Knows how the parts of this package fit together. Must not know documents or widgets.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Generator as Events
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nexusquant.cache import head_dims
+from nexusquant.config import CompressionConfig
+from nexusquant.engine.chat import Message
+from nexusquant.engine.conversation import Conversation
+from nexusquant.engine.default_model import MODEL_NAME, default_model_dir, prepare_default_model
+from nexusquant.engine.events import LoadProgress
+from nexusquant.engine.memory import MemoryReading, read_memory
+from nexusquant.engine.model_loader import LoadedModel, choose_device, load_model
+from nexusquant.engine.worker import Job, Work, Worker
+from nexusquant.errors import CacheStateError
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The loaded model in figures.
+
+    Args:
+        name: As the user gave it.
+        context_length: Most tokens it was made for.
+        num_parameters: Weights, shared ones counted once.
+        weight_bytes: Their bytes in memory.
+        num_layers: Attention layers.
+        num_kv_heads: Heads of keys and values in each.
+        head_dim: Values of one key; the largest where layers differ.
+        device: "cpu" or "cuda".
+        device_name: As the driver calls it.
+        dtype: Type of the weights, such as "float32".
+        notes: What is not as it was asked for, in sentences.
+    """
+
+    name: str
+    context_length: int
+    num_parameters: int
+    weight_bytes: int
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    device: str
+    device_name: str
+    dtype: str
+    notes: tuple[str, ...] = ()
+
+
+class Engine:
+    """Owns the device: loads one model at a time and runs jobs one after the other.
+
+    Args:
+        data_dir: Where the embedded model is kept.
+        device: "auto", "cpu" or "cuda".
+        dtype: "auto" or a name of `model_loader.DTYPES`.
+    """
+
+    def __init__(self, data_dir: Path, device: str = "auto", dtype: str = "auto") -> None:
+        self._data_dir, self._device, self._dtype = data_dir, device, dtype
+        self._worker = Worker()
+        self._loaded: LoadedModel | None = None
+        self.info: ModelInfo | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that have not begun."""
+        return self._worker.num_waiting
+
+    def load(self, name: str | None = None) -> Job:
+        """Load a model in place of the present one.
+
+        Args:
+            name: Hugging Face id or local folder; None means the embedded default model.
+
+        Returns:
+            A job with `LoadProgress` events and a `ModelInfo` as result. If it fails, the model
+            before it is gone too: two rarely fit.
+        """
+        return self.submit(lambda: self._load(name))
+
+    def submit(self, work: Work) -> Job:
+        """Run `work()`, an iterator of events, on the engine's thread after what waits already."""
+        return self._worker.submit(work)
+
+    def new_conversation(self, config: CompressionConfig) -> Conversation:
+        """An empty conversation with the present model; no work is done yet.
+
+        Raises:
+            CacheStateError: No model is loaded.
+        """
+        return Conversation(self._model(), config)
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+        """Write messages the way the model was taught to read them.
+
+        Args:
+            messages: In order.
+            add_generation_prompt: End with the beginning of an answer.
+        """
+        tokenizer = self._model().tokenizer
+        if tokenizer.chat_template is None:
+            lines = [f"{message.role.capitalize()}: {message.content}\n" for message in messages]
+            return "\n".join([*lines, "Assistant:"] if add_generation_prompt else lines)
+        return tokenizer.apply_chat_template(
+            [{"role": message.role, "content": message.content} for message in messages],
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+        )
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text, special ones not added."""
+        return len(self._model().tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def token_offsets(self, text: str) -> list[int]:
+        """First character of each token of a text, ascending."""
+        encoded = self._model().tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True
+        )
+        return [start for start, _ in encoded["offset_mapping"]]
+
+    def memory(self) -> MemoryReading:
+        """Memory of the device in use."""
+        device = self._loaded.device if self._loaded else choose_device(self._device)[0]
+        return read_memory(device)
+
+    def close(self) -> None:
+        """Cancel what waits and end the thread."""
+        self._worker.close()
+
+    def _model(self) -> LoadedModel:
+        if self._loaded is None:
+            raise CacheStateError("No model is loaded yet.")
+        return self._loaded
+
+    def _load(self, name: str | None) -> Events[LoadProgress, None, ModelInfo]:
+        source: str | Path = name or default_model_dir(self._data_dir)
+        if name is None:
+            yield from prepare_default_model(self._data_dir)
+        label = name or MODEL_NAME
+        self._loaded = self.info = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        yield LoadProgress(f"Loading {label}", 0.0)
+        self._loaded = load_model(source, self._device, self._dtype)
+        self.info = _describe(label, self._loaded)
+        yield LoadProgress(f"{label} is ready", 1.0)
+        return self.info
+
+
+def load_embedded_model(data_dir: Path, device: str = "auto") -> LoadedModel:
+    """Load the default model, fetching it into `data_dir` the first time.
+
+    Args:
+        data_dir: Where it is kept.
+        device: "auto", "cpu" or "cuda".
+
+    Raises:
+        NexusquantError: It cannot be fetched; the message says why.
+    """
+    for _ in prepare_default_model(data_dir):
+        pass
+    return load_model(default_model_dir(data_dir), device)
+
+
+def _describe(name: str, loaded: LoadedModel) -> ModelInfo:
+    model = loaded.model
+    config = model.config.get_text_config(decoder=True)
+    parameters = list(model.parameters())
+    heads = config.num_attention_heads
+    return ModelInfo(
+        name=name,
+        context_length=loaded.context_length,
+        num_parameters=sum(parameter.numel() for parameter in parameters),
+        weight_bytes=sum(parameter.nbytes for parameter in parameters),
+        num_layers=config.num_hidden_layers,
+        num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=max(head_dims(model)),
+        device=loaded.device.type,
+        device_name=read_memory(loaded.device).device_name,
+        dtype=str(model.dtype).removeprefix("torch."),
+        notes=loaded.notes,
+    )

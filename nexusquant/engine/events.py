@@ -1,0 +1,57 @@
+"""What the engine reports while it works, as frozen values. Knows no model and no widget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from nexusquant.engine.stats import GenerationStats
+
+
+class FinishReason(str, Enum):
+    """Why an answer ended."""
+
+    END = "end"
+    """The model said it was done, or a stop text appeared."""
+    LENGTH = "length"
+    """`max_new_tokens` was reached."""
+    CONTEXT = "context"
+    """The model's context is full."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True)
+class LoadProgress:
+    """A step of loading a model: what happens now and how far it is, in [0, 1]."""
+
+    text: str
+    fraction: float
+
+
+@dataclass(frozen=True)
+class PrefillProgress:
+    """Tokens read so far of the text given to `prefill`, and seconds since it began."""
+
+    num_done: int
+    num_total: int
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class TextDelta:
+    """Text that can be shown now; may be empty while a character is incomplete."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of an answer, with what was measured on the way."""
+
+    reason: FinishReason
+    stats: GenerationStats
+
+
+Event = LoadProgress | PrefillProgress | TextDelta | Finished

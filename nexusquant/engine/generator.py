@@ -1,0 +1,153 @@
+"""Token ids in, events out: prefill and the decode loop over one cache.
+
+Knows a model, its tokenizer and a cache. Must not know chats, documents or widgets.
+Closing a generator stops the work at the next step.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator as Events
+from collections.abc import Sequence
+
+import torch
+
+from nexusquant.cache import CompressedCache
+from nexusquant.config import SamplingParams
+from nexusquant.engine.detokenizer import Detokenizer
+from nexusquant.engine.events import Finished, FinishReason, PrefillProgress, TextDelta
+from nexusquant.engine.memory import read_memory
+from nexusquant.engine.model_loader import LoadedModel
+from nexusquant.engine.prefill import forward, prefill_chunks
+from nexusquant.engine.sampling import Sampler
+from nexusquant.engine.stats import GenerationStats
+
+
+class Generator:
+    """Runs one model. One at a time: caches are kept apart, the device is not.
+
+    Args:
+        loaded: The model and its tokenizer.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+
+    def prefill(
+        self, token_ids: Sequence[int], cache: CompressedCache
+    ) -> Events[PrefillProgress, None, torch.Tensor]:
+        """Read tokens into the cache and close the span.
+
+        Args:
+            token_ids: What to read; at least one.
+            cache: Where it goes, after what is there.
+
+        Yields:
+            Progress after every chunk.
+
+        Returns:
+            Logits after the last token. [1, vocabulary].
+
+        Raises:
+            ValueError: Nothing to read, or more than the model's context holds.
+        """
+        self._check_room(len(token_ids), cache)
+        chunks = prefill_chunks(self._loaded.model, torch.tensor([list(token_ids)]), cache)
+        logits = yield from chunks
+        cache.finish_prefill()
+        return logits
+
+    def generate(
+        self, token_ids: Sequence[int], cache: CompressedCache, params: SamplingParams
+    ) -> Events[PrefillProgress | TextDelta | Finished, None, list[int]]:
+        """Read `token_ids`, then answer.
+
+        Args:
+            token_ids: The rest of the prompt, after what the cache holds.
+            cache: Grows by the prompt and by the answer but for its last token.
+            params: How to choose tokens and when to end.
+
+        Yields:
+            `PrefillProgress` for every chunk, `TextDelta` for every token (its text may be empty),
+            and `Finished`.
+
+        Returns:
+            The ids generated.
+
+        Raises:
+            ValueError: Nothing to read, or more than the model's context holds.
+        """
+        clock = _TurnClock(len(token_ids))
+        logits = yield from self.prefill(token_ids, cache)
+        clock.prefill_done()
+        sampler = Sampler(params, token_ids, logits.device)
+        text = Detokenizer(self._loaded.tokenizer, params.stop)
+        new_ids: list[int] = []
+        reason = None
+        while reason is None:
+            new_ids.append(sampler.next_token(logits))
+            clock.token_done()
+            is_end = new_ids[-1] in self._loaded.end_ids
+            yield TextDelta("" if is_end else text.add(new_ids[-1]))
+            reason = self._finish_reason(is_end or text.is_stopped, len(new_ids), cache, params)
+            if reason is None:
+                logits = forward(
+                    self._loaded.model, torch.tensor([new_ids[-1:]]).to(logits.device), cache
+                )
+        yield TextDelta(text.finish())
+        yield Finished(reason, self._stats(clock, cache))
+        return new_ids
+
+    def _finish_reason(
+        self, is_end: bool, num_new: int, cache: CompressedCache, params: SamplingParams
+    ) -> FinishReason | None:
+        if is_end:
+            return FinishReason.END
+        if num_new >= params.max_new_tokens:
+            return FinishReason.LENGTH
+        if cache.num_seen_tokens >= self._loaded.context_length:
+            return FinishReason.CONTEXT
+        return None
+
+    def _check_room(self, num_new: int, cache: CompressedCache) -> None:
+        if num_new == 0:
+            raise ValueError("There is no text to read.")
+        needed, context = cache.num_seen_tokens + num_new, self._loaded.context_length
+        if needed > context:
+            raise ValueError(
+                f"The text has {needed:,} tokens; the model's context holds {context:,}. "
+                "Choose fewer pages or a shorter text: nothing is cut off without you."
+            )
+
+    def _stats(self, clock: _TurnClock, cache: CompressedCache) -> GenerationStats:
+        return GenerationStats(
+            num_prompt_tokens=clock.num_prompt,
+            num_new_tokens=clock.num_new,
+            ttft_s=clock.first_token - clock.started,
+            prefill_tok_s=clock.num_prompt / max(clock.prefilled - clock.started, 1e-9),
+            decode_tok_s=clock.decode_tok_s(),
+            usage=cache.usage(),
+            memory=read_memory(self._loaded.device),
+        )
+
+
+class _TurnClock:
+    """When the parts of a turn were done. Sampling waits for the device, so the times are real."""
+
+    def __init__(self, num_prompt: int) -> None:
+        self.started = self.prefilled = self.first_token = self.last_token = time.perf_counter()
+        self.num_prompt, self.num_new = num_prompt, 0
+
+    def prefill_done(self) -> None:
+        self.prefilled = time.perf_counter()
+
+    def token_done(self) -> None:
+        self.last_token = time.perf_counter()
+        self.num_new += 1
+        if self.num_new == 1:
+            self.first_token = self.last_token
+
+    def decode_tok_s(self) -> float:
+        if self.num_new < 2:
+            return 0.0
+        return (self.num_new - 1) / max(self.last_token - self.first_token, 1e-9)

@@ -1,0 +1,200 @@
+"""One thread that owns the device, and the jobs that wait for it.
+
+Knows generators of events. Must not know what they compute. A job's cancel flag is looked at
+between any two events, that is after every prefill chunk and every token.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import queue
+import threading
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from enum import Enum
+
+import torch
+
+from nexusquant.engine.events import Event
+from nexusquant.errors import NexusquantError, OutOfMemoryError
+
+_LOG = logging.getLogger(__name__)
+Work = Callable[[], Generator[Event, None, object]]
+
+
+class JobState(str, Enum):
+    """Where a job is in its life."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Job:
+    """A piece of work in the queue, as its owner sees it. Safe to use from any thread.
+
+    Attributes:
+        id: Unique name.
+        state: Where it is in its life.
+        result: What the generator returned, when done.
+        error: Why it failed.
+    """
+
+    def __init__(self, work: Work, position_of: Callable[[Job], int]) -> None:
+        self.id = uuid.uuid4().hex
+        self.state = JobState.WAITING
+        self.result: object | None = None
+        self.error: Exception | None = None
+        self._work = work
+        self._position_of = position_of
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._cancelled = threading.Event()
+        self._ended = threading.Event()
+
+    @property
+    def position(self) -> int:
+        """Jobs before this one; 0 when it is next or running."""
+        return self._position_of(self)
+
+    def cancel(self) -> None:
+        """Ask it to end: before it begins, or at its next step."""
+        self._cancelled.set()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until it has ended, at most `timeout_s` seconds; tells whether it has."""
+        return self._ended.wait(timeout_s)
+
+    def batches(self, interval_s: float = 0.1) -> Iterator[list[Event]]:
+        """Give out events in batches, at least every `interval_s` seconds, until the job has ended.
+
+        Does not raise when the job failed or was cancelled: look at `state` and `error`.
+        """
+        while True:
+            has_ended = self._ended.wait(interval_s)
+            yield self._drain()
+            if has_ended:
+                return
+
+    def _drain(self) -> list[Event]:
+        events = []
+        while not self._events.empty():
+            events.append(self._events.get())
+        return events
+
+    def run(self) -> None:
+        """Do the work; called by the worker's thread only."""
+        try:
+            self._run()
+        finally:
+            self._ended.set()
+
+    def _run(self) -> None:
+        if self._cancelled.is_set():
+            self.state = JobState.CANCELLED
+            return
+        self.state = JobState.RUNNING
+        try:
+            self.result = self._iterate(self._work())
+            state = JobState.CANCELLED if self._cancelled.is_set() else JobState.DONE
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            self.error, state = _out_of_memory(error), JobState.FAILED
+        except (NexusquantError, ValueError, OSError) as error:
+            self.error, state = error, JobState.FAILED
+        except Exception as error:  # noqa: BLE001 - the thread must outlive any job
+            _LOG.exception("A job failed unexpectedly")
+            out_of_memory = "not enough memory" in str(error) or "out of memory" in str(error)
+            self.error, state = _out_of_memory(error) if out_of_memory else error, JobState.FAILED
+        self.state = state
+
+    def _iterate(self, work: Generator[Event, None, object]) -> object | None:
+        try:
+            while not self._cancelled.is_set():
+                self._events.put(next(work))
+        except StopIteration as end:
+            return end.value
+        finally:
+            work.close()
+        return None
+
+
+def _out_of_memory(error: Exception) -> OutOfMemoryError:
+    # the traceback holds the frames, and those hold the tensors
+    error.__traceback__ = None
+    return OutOfMemoryError(
+        "The device ran out of memory. What was read before is safe; choose fewer pages, "
+        "a stronger preset or a smaller model."
+    )
+
+
+class Worker:
+    """Runs jobs one after the other on one thread."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Job] = []
+        self._changed = threading.Condition()
+        self._is_closed = False
+        self._is_busy = False
+        self._thread = threading.Thread(target=self._loop, name="nexusquant-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def num_waiting(self) -> int:
+        """Jobs that have not begun."""
+        with self._changed:
+            return len(self._waiting)
+
+    def submit(self, work: Work) -> Job:
+        """Put work at the end of the queue.
+
+        Args:
+            work: Called on the worker's thread; its events go to the job.
+
+        Raises:
+            RuntimeError: The worker was closed.
+        """
+        job = Job(work, self._position_of)
+        with self._changed:
+            if self._is_closed:
+                raise RuntimeError("The engine is closed.")
+            self._waiting.append(job)
+            self._changed.notify()
+        return job
+
+    def close(self) -> None:
+        """Cancel what waits, and end the thread once the running job has ended."""
+        with self._changed:
+            self._is_closed = True
+            for job in self._waiting:
+                job.cancel()
+            self._changed.notify()
+
+    def _position_of(self, job: Job) -> int:
+        with self._changed:
+            if job not in self._waiting:
+                return 0
+            return self._waiting.index(job) + self._is_busy
+
+    def _loop(self) -> None:
+        while True:
+            with self._changed:
+                self._is_busy = False
+                self._changed.wait_for(lambda: self._waiting or self._is_closed)
+                if not self._waiting:
+                    return
+                job = self._waiting.pop(0)
+                self._is_busy = True
+            job.run()
+            if job.error is not None:
+                _free_memory()
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -1,0 +1,67 @@
+"""From scores to what is kept: one budget for all layers and heads. Knows no scorer, no storage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def select_kept(scores: Sequence[Tensor], keep_ratio: float, head_floor: float) -> list[Tensor]:
+    """Choose the key-value pairs that survive; exactly round(keep_ratio * pairs) of them.
+
+    Every head is first sure of its own best round(head_floor * keep_ratio * T) pairs (fewer if
+    rounding up would overdraw the budget). The rest of the budget goes to the best pairs that
+    remain, over all layers and heads. Among equal scores the earlier layer, then the lower head,
+    then the lower token wins.
+
+    Args:
+        scores: One tensor per layer, higher = keep, comparable between heads and layers.
+            [H_kv, T] each, all of the same shape and device, floating, finite.
+        keep_ratio: Share of all pairs to keep, in (0, 1].
+        head_floor: Share of its equal part of the budget that a head is sure of, in [0, 1].
+
+    Returns:
+        True where a pair is kept, one tensor per layer. [H_kv, T] each, bool.
+
+    Raises:
+        ValueError: A share outside its range, unequal shapes, or scores that are not finite.
+    """
+    _check(scores, keep_ratio, head_floor)
+    if not scores:
+        return []
+    stacked = torch.stack(list(scores)).float()
+    num_layers, num_kv_heads, num_tokens = stacked.shape
+    by_head = stacked.view(num_layers * num_kv_heads, num_tokens)
+    budget = round(keep_ratio * by_head.numel())
+    if budget == 0:
+        return list(torch.zeros_like(stacked, dtype=torch.bool))
+    floor = min(round(head_floor * keep_ratio * num_tokens), budget // by_head.shape[0])
+    if floor > 0:
+        # a sure pair outranks every other one; scores are finite
+        by_head.masked_fill_(_best_in_row(by_head, floor), float("inf"))
+    return list(_best_in_row(by_head.view(1, -1), budget).view_as(stacked))
+
+
+def _best_in_row(scores: Tensor, count: int) -> Tensor:
+    """Mark the `count` largest of each row, the leftmost among equals. [R, N], bool."""
+    # kthvalue counts from the smallest
+    threshold = scores.kthvalue(scores.shape[1] - count + 1, dim=1, keepdim=True).values
+    is_above = scores > threshold
+    is_tied = scores == threshold
+    num_missing = count - is_above.sum(dim=1, keepdim=True)
+    is_first_tied = is_tied & (is_tied.cumsum(dim=1, dtype=torch.int32) <= num_missing)
+    return is_above | is_first_tied
+
+
+def _check(scores: Sequence[Tensor], keep_ratio: float, head_floor: float) -> None:
+    if not 0 < keep_ratio <= 1:
+        raise ValueError(f"keep_ratio is {keep_ratio!r}; it is a share in (0, 1].")
+    if not 0 <= head_floor <= 1:
+        raise ValueError(f"head_floor is {head_floor!r}; it is a share in [0, 1].")
+    shapes = sorted({tuple(layer.shape) for layer in scores})
+    if len(shapes) > 1 or any(len(shape) != 2 for shape in shapes):
+        raise ValueError(f"scores have the shapes {shapes}; every layer needs the same [H_kv, T].")
+    if not all(bool(layer.isfinite().all()) for layer in scores):
+        raise ValueError("scores hold NaN or infinite values, which cannot be ranked.")

@@ -1,0 +1,8 @@
+"""The hot operations on packed codes. Each has a folder with a torch reference that specifies it.
+
+Knows lattice points and torch; knows no model, no cache and no transformers.
+"""
+
+from nexusquant.kernels.decode_attention import PackedView, packed_attention
+
+__all__ = ["PackedView", "packed_attention"]

@@ -1,0 +1,40 @@
+"""Fixtures that several folders share: the real model, made ready once for all runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+R_MANUAL = Path("/usr/share/R/doc/manual/R-intro.pdf")
+
+
+@pytest.fixture(scope="session")
+def data_dir(request: pytest.FixtureRequest) -> Path:
+    """A data folder with the embedded model in it, kept between runs in pytest's cache."""
+    from nexusquant.engine.default_model import prepare_default_model
+
+    folder = request.config.cache.mkdir("nexusquant-data")
+    for _ in prepare_default_model(folder):
+        pass
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm(data_dir: Path):
+    """SmolLM2-135M-Instruct in float32 on the CPU, as a `LoadedModel`."""
+    from nexusquant.engine import load_embedded_model
+
+    return load_embedded_model(data_dir, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def r_manual() -> Path:
+    """A real PDF: the manual `R-intro.pdf` of Debian's package r-doc-pdf."""
+    if not R_MANUAL.is_file():
+        pytest.skip(f"{R_MANUAL} is missing (Debian: apt-get install r-doc-pdf)")
+    return R_MANUAL

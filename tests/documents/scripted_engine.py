@@ -1,0 +1,90 @@
+"""An engine without a model for the documents' tests: a word is a token, answers are scripted.
+
+The queue is the real one; `prompts` and `caches` show what a conversation was given.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from nexusquant.cache.usage import CacheUsage
+from nexusquant.config import CompressionConfig, SamplingParams
+from nexusquant.engine import Event, Job, Message, ModelInfo, PrefillProgress, TextDelta, Worker
+
+TOKEN = re.compile(r"\s*\S+|\s+")
+CHUNK = 10
+
+
+class ScriptedEngine:
+    def __init__(self, context_length: int = 4096, answer: Sequence[str] = ("", " 2,", " yes.")):
+        self.info: ModelInfo | None = ModelInfo(
+            name="scripted",
+            context_length=context_length,
+            num_parameters=1,
+            weight_bytes=1,
+            num_layers=1,
+            num_kv_heads=1,
+            head_dim=8,
+            device="cpu",
+            device_name="none",
+            dtype="float32",
+        )
+        self.answer = answer
+        self.conversations: list[ScriptedConversation] = []
+        # called before every chunk, so that a test can hold the engine's thread there
+        self.before_chunk: Callable[[], object] = lambda: None
+        self._worker = Worker()
+
+    def submit(self, work: Callable[[], Iterator[Event]]) -> Job:
+        return self._worker.submit(work)
+
+    def new_conversation(self, config: CompressionConfig) -> ScriptedConversation:
+        self.conversations.append(ScriptedConversation(self))
+        return self.conversations[-1]
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+        text = "<s>" + "".join(f"<|{m.role}|>\n{m.content.strip()}<|end|>\n" for m in messages)
+        return text + ("<|assistant|>\n" if add_generation_prompt else "")
+
+    def count_tokens(self, text: str) -> int:
+        return len(TOKEN.findall(text))
+
+    def token_offsets(self, text: str) -> list[int]:
+        return [match.start() for match in TOKEN.finditer(text)]
+
+    def close(self) -> None:
+        self._worker.close()
+
+
+class ScriptedConversation:
+    def __init__(self, engine: ScriptedEngine) -> None:
+        self._engine = engine
+        self.cached = ""
+        self.prompts: list[str] = []
+        self.ranges: list[tuple[int, int]] = []
+        self.is_closed = False
+
+    def read(self, text: str) -> Iterator[Event]:
+        total = self._engine.count_tokens(text)
+        for done in [*range(CHUNK, total, CHUNK), total]:
+            self._engine.before_chunk()
+            yield PrefillProgress(done, total, done / 100)
+        self.cached = text
+
+    def reply(self, text: str, sampling: SamplingParams) -> Iterator[Event]:
+        self.prompts.append(text)
+        yield PrefillProgress(1, 1, 0.1)
+        for part in self._engine.answer:
+            yield TextDelta(part)
+
+    def usage(self) -> CacheUsage:
+        seen = self._engine.count_tokens(self.cached)
+        return CacheUsage(seen, 4 * seen, seen, seen, seen, 0, 0.0, ())
+
+    def kept_shares(self, token_ranges: Sequence[tuple[int, int]]) -> list[float]:
+        self.ranges = list(token_ranges)
+        return [1 / (index + 1) for index in range(len(self.ranges))]
+
+    def close(self) -> None:
+        self.is_closed = True

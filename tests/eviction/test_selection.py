@@ -1,0 +1,126 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nexusquant.eviction import select_kept
+
+
+def random_scores(num_layers, num_kv_heads, num_tokens, seed=0):
+    """Positive scores whose heads differ in how unevenly they spread."""
+    generator = torch.Generator().manual_seed(seed)
+    spread = 4 * torch.rand(num_layers, num_kv_heads, 1, generator=generator)
+    noise = torch.randn(num_layers, num_kv_heads, num_tokens, generator=generator)
+    return list((spread * noise).exp())
+
+
+def count(kept):
+    return sum(int(layer.sum()) for layer in kept)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    num_layers=st.integers(1, 5),
+    num_kv_heads=st.integers(1, 4),
+    num_tokens=st.integers(0, 60),
+    keep_ratio=st.floats(0.001, 1),
+    head_floor=st.floats(0, 1),
+    num_levels=st.sampled_from([1, 3, 1000]),
+)
+def test_budget_is_met_exactly_and_every_head_keeps_its_floor(
+    num_layers, num_kv_heads, num_tokens, keep_ratio, head_floor, num_levels
+):
+    scores = random_scores(num_layers, num_kv_heads, num_tokens)
+    # few levels make many ties
+    scores = [(layer * num_levels).floor().clamp(max=num_levels) for layer in scores]
+    kept = select_kept(scores, keep_ratio, head_floor)
+    num_pairs = num_layers * num_kv_heads * num_tokens
+    budget = round(keep_ratio * num_pairs)
+    assert count(kept) == budget
+    equal_share = budget // (num_layers * num_kv_heads)
+    floor = min(round(head_floor * keep_ratio * num_tokens), equal_share)
+    for layer_scores, layer_kept in zip(scores, kept, strict=True):
+        assert layer_kept.dtype == torch.bool
+        assert layer_kept.shape == layer_scores.shape
+        assert (layer_kept.sum(dim=1) >= floor).all()
+
+
+@pytest.mark.parametrize("head_floor", [0.0, 0.3, 1.0])
+def test_each_head_keeps_its_own_best(head_floor):
+    scores = random_scores(4, 3, 50)
+    for layer_scores, layer_kept in zip(scores, select_kept(scores, 0.4, head_floor), strict=True):
+        for head_scores, head_kept in zip(layer_scores, layer_kept, strict=True):
+            ranking = head_scores.argsort(descending=True)
+            assert head_kept[ranking[: int(head_kept.sum())]].all()
+
+
+def test_without_a_floor_the_globally_best_pairs_are_kept():
+    scores = random_scores(3, 2, 40)
+    kept = torch.stack(select_kept(scores, 0.25, 0.0))
+    best = torch.stack(scores).flatten().topk(60).values
+    assert torch.equal(torch.stack(scores)[kept].sort(descending=True).values, best)
+
+
+def test_a_floor_guarantees_heads_that_would_get_nothing():
+    scores = random_scores(2, 2, 100)
+    scores[1][0] *= 1e-6
+    assert select_kept(scores, 0.2, 0.0)[1][0].sum() == 0
+    assert select_kept(scores, 0.2, 0.5)[1][0].sum() == 10
+
+
+def test_full_floor_gives_every_head_the_same_count():
+    for layer in select_kept(random_scores(3, 4, 80), 0.35, 1.0):
+        assert layer.sum(dim=1).tolist() == [28] * 4
+
+
+@pytest.mark.parametrize("head_floor", [0.0, 0.5, 1.0])
+def test_keeping_all_keeps_all(head_floor):
+    assert all(layer.all() for layer in select_kept(random_scores(2, 3, 30), 1.0, head_floor))
+
+
+@pytest.mark.parametrize("head_floor", [0.0, 0.3, 1.0])
+def test_order_of_layers_does_not_matter(head_floor):
+    scores = random_scores(5, 2, 40)
+    order = [3, 0, 4, 1, 2]
+    kept = select_kept(scores, 0.3, head_floor)
+    permuted = select_kept([scores[i] for i in order], 0.3, head_floor)
+    assert all(torch.equal(permuted[j], kept[i]) for j, i in enumerate(order))
+
+
+def test_of_equal_scores_the_earlier_layer_head_and_token_win():
+    kept = select_kept([torch.ones(2, 4), torch.ones(2, 4)], 0.375, 0.0)
+    assert kept[0].int().tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert kept[1].int().tolist() == [[0, 0, 0, 0], [0, 0, 0, 0]]
+    with_floor = select_kept([torch.ones(2, 4), torch.ones(2, 4)], 0.5, 0.5)
+    assert with_floor[0].int().tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert with_floor[1].int().tolist() == [[1, 0, 0, 0], [1, 0, 0, 0]]
+
+
+def test_scores_are_left_as_they_were():
+    scores = random_scores(2, 2, 20)
+    select_kept(scores, 0.5, 0.5)
+    assert all(torch.equal(a, b) for a, b in zip(scores, random_scores(2, 2, 20), strict=True))
+
+
+def test_one_layer_alone_is_left_as_it_was():
+    scores = random_scores(1, 2, 20)
+    select_kept(scores, 0.5, 0.5)
+    assert torch.equal(scores[0], random_scores(1, 2, 20)[0])
+
+
+def test_nothing_to_choose_from_gives_nothing():
+    assert select_kept([], 0.5, 0.3) == []
+    assert [layer.shape for layer in select_kept([torch.zeros(2, 0)] * 3, 0.5, 0.3)] == [(2, 0)] * 3
+
+
+def test_wrong_input_is_refused():
+    scores = random_scores(2, 2, 10)
+    with pytest.raises(ValueError, match="keep_ratio is 0"):
+        select_kept(scores, 0, 0.3)
+    with pytest.raises(ValueError, match="head_floor is 2"):
+        select_kept(scores, 0.5, 2)
+    with pytest.raises(ValueError, match="every layer needs the same"):
+        select_kept([scores[0], scores[1][:, :5]], 0.5, 0.3)
+    scores[1][0, 0] = float("nan")
+    with pytest.raises(ValueError, match="cannot be ranked"):
+        select_kept(scores, 0.5, 0.3)

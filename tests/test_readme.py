@@ -1,0 +1,48 @@
+"""README says what is true: its example runs as written, its table is the measured one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.write_readme import README, RESULTS, ROOT, with_table
+from nexusquant import PRESETS
+
+
+@pytest.mark.model
+def test_the_python_example_runs_as_written(data_dir: Path, tmp_path: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "data").symlink_to(data_dir, target_is_directory=True)
+    done = subprocess.run(
+        [sys.executable, "-c", example],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split(" times smaller")[0]) > 4
+    assert "Marta" in done.stdout
+
+
+def test_the_table_of_presets_is_the_one_that_was_measured() -> None:
+    readme = README.read_text(encoding="utf-8")
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    assert with_table(readme, results) == readme
+    assert [row["preset"] for row in results["rows"]] == list(PRESETS)
+
+
+def test_pictures_and_files_that_readme_names_exist() -> None:
+    readme = README.read_text(encoding="utf-8")
+    names = re.findall(r"\]\((docs/[^)]+)\)", readme) + re.findall(
+        r"`((?:benchmarks|tests)/[\w/.]+)`", readme
+    )
+    assert names
+    assert [name for name in names if not (ROOT / name).exists()] == []

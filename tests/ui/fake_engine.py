@@ -1,0 +1,260 @@
+"""An engine without a model: the queue and the chat are real, only the tokens are scripted.
+
+Knows the surface of `nexusquant.engine.Engine`; must not need weights, a device or a network.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nexusquant.cache.usage import CacheUsage
+from nexusquant.config import CompressionConfig, SamplingParams
+from nexusquant.engine import (
+    Event,
+    Finished,
+    FinishReason,
+    GenerationStats,
+    Job,
+    LoadProgress,
+    MemoryReading,
+    Message,
+    ModelInfo,
+    PrefillProgress,
+    TextDelta,
+    Worker,
+)
+from nexusquant.errors import OutOfMemoryError
+
+NUM_HEADS = 8
+PAIR_BYTES = 2 * 64 * 2
+TOKEN = re.compile(r"\s*\S+")
+
+FAKE_MODEL = ModelInfo(
+    name="Scripted-1B",
+    context_length=2048,
+    num_parameters=1_000_000_000,
+    weight_bytes=2_000_000_000,
+    num_layers=1,
+    num_kv_heads=NUM_HEADS,
+    head_dim=64,
+    device="cpu",
+    device_name="Test processor",
+    dtype="float32",
+    notes=("No GPU was found: running on the processor.",),
+)
+
+
+@dataclass
+class Script:
+    """What the fake model does; tests change it between turns.
+
+    Args:
+        answer: The words of an answer, made from the prompt text and the cache's config.
+        token_delay_s: Seconds for each new token.
+        chunk_delay_s: Seconds for each chunk of the prompt.
+        chunk_tokens: Tokens in a chunk.
+        load_delay_s: Seconds for each of the ten steps of loading a model.
+        fail_next: Raised by the next reply or read after its first chunk, then forgotten.
+    """
+
+    answer: Callable[[str, CompressionConfig], str]
+    token_delay_s: float = 0.0
+    chunk_delay_s: float = 0.0
+    chunk_tokens: int = 64
+    load_delay_s: float = 0.0
+    fail_next: Exception | None = None
+
+
+def numbered_words(_prompt: str, _config: CompressionConfig) -> str:
+    """Twelve words that show where a stream was cut."""
+    return "one two three four five six seven eight nine ten eleven twelve"
+
+
+class FakeEngine:
+    """The surface of Engine over a scripted model.
+
+    Args:
+        script: What the model says and how fast.
+        is_loaded: False starts without a model, as the real engine does.
+
+    Attributes:
+        num_overlaps: Times that two generators ran at once; the queue must keep it at 0.
+        prompts: The text of every reply, in order.
+    """
+
+    def __init__(self, script: Script | None = None, *, is_loaded: bool = True) -> None:
+        self.script = script or Script(numbered_words)
+        self.info: ModelInfo | None = FAKE_MODEL if is_loaded else None
+        self.num_overlaps = 0
+        self.prompts: list[str] = []
+        self._worker = Worker()
+        self._busy = threading.Lock()
+
+    @property
+    def waiting(self) -> int:
+        return self._worker.num_waiting
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._busy.locked() and not self.waiting
+
+    def load(self, name: str | None = None) -> Job:
+        return self.submit(lambda: self._load(name))
+
+    def submit(self, work: Callable[[], Iterator[Event]]) -> Job:
+        return self._worker.submit(lambda: self._watched(work))
+
+    def new_conversation(self, config: CompressionConfig) -> FakeConversation:
+        return FakeConversation(self, config)
+
+    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+        text = "".join(f"<{m.role}> {m.content} </{m.role}>\n" for m in messages)
+        return text + ("<assistant> " if add_generation_prompt else "")
+
+    def count_tokens(self, text: str) -> int:
+        return len(TOKEN.findall(text))
+
+    def token_offsets(self, text: str) -> list[int]:
+        return [match.start() for match in TOKEN.finditer(text)]
+
+    def memory(self) -> MemoryReading:
+        return MemoryReading("Test processor", 16_000_000_000, 6_000_000_000, 2_500_000_000)
+
+    def close(self) -> None:
+        self._worker.close()
+
+    def _load(self, name: str | None) -> Iterator[Event]:
+        for step in range(10):
+            time.sleep(self.script.load_delay_s)
+            yield LoadProgress(f"Reading weights, part {step + 1} of 10", (step + 1) / 10)
+        if name == "missing/model":
+            raise ValueError("missing/model is neither a folder nor a known model.")
+        self.info = replace(FAKE_MODEL, name=name or FAKE_MODEL.name)
+        return self.info
+
+    def _watched(self, work: Callable[[], Iterator[Event]]) -> Iterator[Event]:
+        is_alone = self._busy.acquire(blocking=False)
+        self.num_overlaps += not is_alone
+        try:
+            return (yield from work())
+        finally:
+            if is_alone:
+                self._busy.release()
+
+
+class FakeConversation:
+    """A conversation whose cache is a count of tokens; `usage` follows from the config."""
+
+    def __init__(self, engine: FakeEngine, config: CompressionConfig) -> None:
+        self.config = config
+        self.is_closed = False
+        self._engine = engine
+        self._text = ""
+        self._pinned = ""
+
+    @property
+    def num_tokens(self) -> int:
+        return self._engine.count_tokens(self._text)
+
+    def read(self, text: str) -> Iterator[Event]:
+        self._pinned = self._text = ""
+        yield from self._prefill(text)
+        self._pinned = self._text = text
+
+    def reply(self, text: str, sampling: SamplingParams) -> Iterator[Event]:
+        self._engine.prompts.append(text)
+        start = self._text if text.startswith(self._text) else ""
+        start = start or (self._pinned if text.startswith(self._pinned) else "")
+        began = time.monotonic()
+        yield from self._prefill(text[len(start) :])
+        self._text = text
+        num_new = 0
+        for word in self._words(text, sampling):
+            time.sleep(self._engine.script.token_delay_s)
+            num_new += 1
+            self._text += word
+            yield TextDelta(word)
+        yield Finished(FinishReason.END, self._stats(text[len(start) :], num_new, began))
+
+    def usage(self) -> CacheUsage:
+        return fake_usage(self.num_tokens, self.config)
+
+    def kept_shares(self, token_ranges: Sequence[tuple[int, int]]) -> list[float]:
+        keep = self.config.eviction.keep_ratio if self.config.eviction else 1.0
+        return [min(1.0, keep * (0.5 + (i % 3) / 2)) for i, _ in enumerate(token_ranges)]
+
+    def save(self, path: Path) -> None:
+        path.write_text(self._text)
+
+    def restore(self, path: Path, text: str) -> None:
+        self._text = self._pinned = text
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def _words(self, text: str, sampling: SamplingParams) -> list[str]:
+        answer = self._engine.script.answer(text, self.config)
+        return re.findall(r"\s*\S+\s*?", answer)[: sampling.max_new_tokens]
+
+    def _prefill(self, text: str) -> Iterator[Event]:
+        total, began = self._engine.count_tokens(text), time.monotonic()
+        self._check_fits(total)
+        chunk = self._engine.script.chunk_tokens
+        for done in range(chunk, total + chunk, chunk):
+            time.sleep(self._engine.script.chunk_delay_s)
+            yield PrefillProgress(min(done, total), total, time.monotonic() - began)
+            self._fail_if_scripted()
+
+    def _check_fits(self, num_tokens: int) -> None:
+        context = self._engine.info.context_length
+        if num_tokens > context:
+            raise ValueError(
+                f"The prompt has {num_tokens} tokens; the model's context holds {context}."
+            )
+
+    def _fail_if_scripted(self) -> None:
+        error, self._engine.script.fail_next = self._engine.script.fail_next, None
+        if error is not None:
+            raise error
+
+    def _stats(self, read: str, num_new: int, began: float) -> GenerationStats:
+        elapsed = max(time.monotonic() - began, 1e-3)
+        num_read = self._engine.count_tokens(read)
+        return GenerationStats(
+            num_prompt_tokens=num_read,
+            num_new_tokens=num_new,
+            ttft_s=elapsed / 2,
+            prefill_tok_s=num_read / elapsed,
+            decode_tok_s=num_new / elapsed,
+            usage=self.usage(),
+            memory=self._engine.memory(),
+        )
+
+
+def fake_usage(num_tokens: int, config: CompressionConfig) -> CacheUsage:
+    """Figures of the right proportions for `num_tokens` under `config`."""
+    num_pairs = num_tokens * NUM_HEADS
+    keep = config.eviction.keep_ratio if config.eviction else 1.0
+    kept = round(num_pairs * keep)
+    bits = (config.quant.key_bits + config.quant.value_bits) / 2 + 0.25 if config.quant else 16.0
+    stored = round(kept * PAIR_BYTES * bits / 16) + 1024
+    return CacheUsage(
+        stored_bytes=stored,
+        uncompressed_bytes=num_pairs * PAIR_BYTES,
+        num_seen_tokens=num_tokens,
+        num_stored_pairs=kept,
+        num_seen_pairs=num_pairs,
+        num_quantized_pairs=kept if config.quant else 0,
+        bits_per_value=bits,
+        bytes_by_part=(("codes", stored - 1024), ("tables", 1024)),
+    )
+
+
+def out_of_memory() -> OutOfMemoryError:
+    """The error the real engine raises when the device is full."""
+    return OutOfMemoryError("The device ran out of memory at token 64 of 512.")

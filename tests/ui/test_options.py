@@ -1,0 +1,149 @@
+"""The flags of app.py: what they mean, and what is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nexusquant.config import PRESETS
+from nexusquant.engine.model_loader import DEVICES as ENGINE_DEVICES
+from nexusquant.engine.model_loader import DTYPES as ENGINE_DTYPES
+from ui import options
+from ui.environment import prepare_environment
+from ui.options import default_data_dir, parse_options
+from ui.presenters import PRESET_LABELS
+
+ROOT = Path(__file__).resolve().parents[2]
+GOOD = "correct horse battery"
+
+
+def never_asked(prompt: str) -> str:
+    raise AssertionError(f"asked: {prompt}")
+
+
+def refused(capsys, *arguments: str, environment: dict | None = None) -> str:
+    with pytest.raises(SystemExit) as end:
+        parse_options(arguments, environment or {}, never_asked)
+    assert end.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_without_flags_only_this_computer_gets_in():
+    chosen = parse_options([], {}, never_asked)
+    assert (chosen.host, chosen.port, chosen.passwords) == ("127.0.0.1", 7860, {})
+    assert chosen.preset == "safe"
+    assert chosen.model is None
+    assert chosen.open_browser
+    assert not chosen.is_shared
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--lan"], ["--host", "0.0.0.0"], ["--host", "192.168.1.7"], ["--host", "box"]]
+)
+def test_other_computers_get_in_only_with_a_login(capsys, arguments):
+    assert "--user" in refused(capsys, *arguments)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.0.0.2"])
+def test_a_loopback_address_needs_no_login(host):
+    assert parse_options(["--host", host], {}, never_asked).host == host
+
+
+def test_lan_listens_everywhere_for_those_who_log_in():
+    chosen = parse_options(
+        ["--lan", "--user", "ada"], {"NEXUSQUANT_PASSWORD_ada": GOOD}, never_asked
+    )
+    assert chosen.host == "0.0.0.0"
+    assert chosen.passwords == {"ada": GOOD}
+    assert chosen.is_shared
+
+
+def test_a_password_is_asked_for_when_it_stands_nowhere():
+    prompts = []
+
+    def ask(prompt: str) -> str:
+        prompts.append(prompt)
+        return GOOD
+
+    chosen = parse_options(["--user", "ada", "--user", "bob"], {}, ask)
+    assert chosen.passwords == {"ada": GOOD, "bob": GOOD}
+    assert prompts == ["Password for ada: ", "Password for bob: "]
+
+
+def test_passwords_come_from_a_file_or_the_environment(tmp_path):
+    file = tmp_path / "passwords"
+    file.write_text(f"ada:{GOOD}:with colon\n\n", encoding="utf-8")
+    chosen = parse_options(
+        ["--user", "ada", "--user", "bob", "--password-file", str(file)],
+        {"NEXUSQUANT_PASSWORD_BOB": GOOD},
+        never_asked,
+    )
+    assert chosen.passwords == {"ada": f"{GOOD}:with colon", "bob": GOOD}
+
+
+def test_a_password_on_the_command_line_does_not_exist(capsys):
+    assert "unrecognized" in refused(capsys, "--user", "ada", "--password", GOOD)
+
+
+def test_a_short_password_is_refused_without_repeating_it(capsys):
+    environment = {"NEXUSQUANT_PASSWORD_ada": "hunter2"}
+    told = refused(capsys, "--user", "ada", environment=environment)
+    assert "12 characters" in told
+    assert "hunter2" not in told
+
+
+def test_a_broken_or_missing_password_file_is_explained(capsys, tmp_path):
+    file = tmp_path / "passwords"
+    assert "passwords" in refused(capsys, "--user", "ada", "--password-file", str(file))
+    file.write_text("no colon here")
+    told = refused(capsys, "--user", "ada", "--password-file", str(file))
+    assert "NAME:PASSWORD" in told
+    assert "no colon here" not in told
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--port", "0"], ["--port", "70000"], ["--port", "x"], ["--preset", "turbo"],
+     ["--device", "tpu"], ["--dtype", "int4"], ["--lan", "--host", "127.0.0.1"], ["--share"]],
+)  # fmt: skip
+def test_a_wrong_value_ends_with_one_sentence(capsys, arguments):
+    assert "error:" in refused(capsys, *arguments)
+
+
+def test_the_names_written_out_for_help_are_the_engines():
+    assert set(options.PRESET_NAMES) == set(PRESETS) == set(PRESET_LABELS)
+    assert options.DEVICES == ENGINE_DEVICES
+    assert set(options.DTYPES) == {"auto", *ENGINE_DTYPES}
+
+
+@pytest.mark.parametrize(
+    ("platform", "environment", "end"),
+    [
+        ("win32", {"LOCALAPPDATA": "/users/ada/AppData/Local"}, "Local/Nexusquant"),
+        ("darwin", {}, "Library/Application Support/Nexusquant"),
+        ("linux", {"XDG_DATA_HOME": "/home/ada/data"}, "/home/ada/data/nexusquant"),
+        ("linux", {}, ".local/share/nexusquant"),
+    ],
+)
+def test_data_goes_where_the_system_wants_it(platform, environment, end):
+    assert default_data_dir(platform, environment).as_posix().endswith(end)
+
+
+def test_uploads_can_be_read_by_their_owner_only(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.environ", environment := {})
+    prepare_environment(tmp_path / "new folder")
+    assert (tmp_path / "new folder" / "uploads").stat().st_mode & 0o077 == 0
+    assert environment["GRADIO_ANALYTICS_ENABLED"] == "False"
+    assert environment["GRADIO_TEMP_DIR"].startswith(str(tmp_path))
+
+
+def test_help_comes_at_once_and_explains_every_flag():
+    command = [sys.executable, "app.py", "--help"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10)
+    assert shown.returncode == 0
+    for flag in ("--model", "--preset", "--device", "--dtype", "--host", "--port", "--lan",
+                 "--user", "--password-file", "--data-dir", "--no-browser"):  # fmt: skip
+        assert flag in shown.stdout

@@ -1,0 +1,23 @@
+"""Services over a fake engine, and somebody who asks for something."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from fake_engine import FakeEngine
+
+from nexusquant.config import PRESETS, SamplingParams
+from ui.services import InitialSettings, Services
+
+
+def make_services(engine: FakeEngine, data_dir, **more) -> Services:
+    initial = InitialSettings(
+        config=PRESETS["balanced"], sampling=SamplingParams(), model_name=None, data_dir=data_dir
+    )
+    return Services(engine, initial, **more)
+
+
+def person(name: str | None = None, host: str = "127.0.0.1", page: str = "page-1"):
+    """A request as handlers see it."""
+    client = SimpleNamespace(host=host)
+    return SimpleNamespace(username=name, client=client, session_hash=page, query_params={})

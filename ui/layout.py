@@ -1,0 +1,218 @@
+"""The page: a header, four tabs, and what happens when it is opened or left. Knows no engine."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ui.chat_handlers import ChatHandlers
+from ui.chat_tab import ChatWidgets, build_chat_tab, chat_outputs, chat_updates, wire_chat_tab
+from ui.compare_handlers import CompareHandlers
+from ui.compare_tab import (
+    CompareWidgets,
+    build_compare_tab,
+    compare_outputs,
+    compare_updates,
+    offer_document,
+    wire_compare_tab,
+)
+from ui.document_handlers import DocumentHandlers
+from ui.documents_tab import (
+    DocumentWidgets,
+    build_documents_tab,
+    document_outputs,
+    document_updates,
+    wire_documents_tab,
+)
+from ui.gauge import model_line
+from ui.own_html import own_html
+from ui.services import Services, is_at_this_computer, owner_of
+from ui.settings_handlers import ConfigView, SettingsHandlers
+from ui.settings_tab import (
+    SettingsWidgets,
+    build_settings_tab,
+    compression_updates,
+    wire_settings_tab,
+)
+from ui.wiring import AT_ONCE, POLLING, QUIET, Updates, returned, streamed
+
+TITLE = "Nexusquant"
+STYLE_PATH = Path(__file__).with_name("style.css")
+SCRIPT_PATH = Path(__file__).with_name("keys.html")
+HEARTBEAT_S = 1.0
+MAX_QUEUED_EVENTS = 200
+
+# the chat's id goes into the address, so that loading the page again finds the chat
+KEEP_ID_JS = """(id) => {
+  const address = new URL(location);
+  address.searchParams.set('chat', id);
+  history.replaceState(null, '', address);
+}"""
+# a chart that was drawn while its tab was hidden has a width of its own invention
+REDRAW_JS = "() => { setTimeout(() => window.dispatchEvent(new Event('resize')), 50); }"
+
+
+@dataclass(frozen=True)
+class Widgets:
+    """All tabs, and what stands above them."""
+
+    workspace_id: gr.State
+    shown_id: gr.Textbox
+    line: gr.HTML
+    chat: ChatWidgets
+    documents: DocumentWidgets
+    compare: CompareWidgets
+    compare_tab: gr.Tab
+    settings: SettingsWidgets
+    settings_tab: gr.Tab
+
+
+def build_ui(services: Services) -> gr.Blocks:
+    """All tabs over `services`; needs no model and starts no server."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86_400)) as page:
+        widgets = _build(services)
+        _wire(page, widgets, services)
+    return page.queue(max_size=MAX_QUEUED_EVENTS, default_concurrency_limit=8)
+
+
+def _build(services: Services) -> Widgets:
+    workspace_id = gr.State("")
+    shown_id = gr.Textbox(visible="hidden", elem_id="chat-id", label="Chat")
+    line = own_html("model-line")
+    with gr.Tabs():
+        with gr.Tab("Chat", id="chat") as chat_tab:
+            chat = build_chat_tab()
+        chat_tab.select(None, None, None, js=REDRAW_JS, **AT_ONCE)
+        with gr.Tab("Documents", id="documents"):
+            documents = build_documents_tab()
+        with gr.Tab("Compare", id="compare") as compare_tab:
+            compare = build_compare_tab()
+        with gr.Tab("Settings", id="settings") as settings_tab:
+            initial = services.initial
+            settings = build_settings_tab(initial.sampling, initial.model_name)
+    return Widgets(
+        workspace_id, shown_id, line, chat, documents, compare, compare_tab, settings, settings_tab
+    )
+
+
+def _wire(page: gr.Blocks, w: Widgets, services: Services) -> None:
+    compare_handlers, settings_handlers = CompareHandlers(services), SettingsHandlers(services)
+    wire_chat_tab(w.chat, ChatHandlers(services), w.workspace_id)
+    wire_documents_tab(w.documents, DocumentHandlers(services), w.workspace_id)
+    wire_compare_tab(w.compare, compare_handlers, w.workspace_id)
+    offer_document(w.compare_tab, w.compare, compare_handlers, w.workspace_id)
+    wire_settings_tab(w.settings, settings_handlers, w.workspace_id, w.line)
+    w.settings_tab.select(
+        settings_handlers.diagnostics, w.workspace_id, w.settings.diagnostics, **QUIET
+    )
+    _wire_pickers(w, settings_handlers)
+    _wire_opening(page, w, services)
+
+
+def _wire_pickers(w: Widgets, handlers: SettingsHandlers) -> None:
+    """A preset chosen on one tab shows on all."""
+    outputs = _config_outputs(w)
+
+    def everywhere(view: ConfigView) -> Updates:
+        return _config_updates(w, view)
+
+    for picker in (w.chat.picker, w.documents.picker, w.settings.picker):
+        picker.radio.input(
+            returned(handlers.choose_preset, everywhere),
+            [picker.radio, w.workspace_id],
+            outputs,
+            **QUIET,
+        )
+
+    def all_but_the_fields(view: ConfigView) -> Updates:
+        # a field that is being written in must not be set from here
+        updates = _config_updates(w, view)
+        return {
+            widget: new for widget, new in updates.items() if widget not in w.settings.compression
+        }
+
+    gr.on(
+        [field.input for field in w.settings.compression],
+        returned(handlers.set_compression, all_but_the_fields),
+        [*w.settings.compression, w.workspace_id],
+        outputs,
+        trigger_mode="always_last",
+        **QUIET,
+    )
+
+
+def _wire_opening(page: gr.Blocks, w: Widgets, services: Services) -> None:
+    def open_page(request: gr.Request) -> Updates:
+        workspace = services.sessions.open(request.query_params.get("chat"), owner_of(request))
+        services.sessions.attach(request.session_hash, workspace)
+        return {
+            w.workspace_id: workspace.id,
+            w.shown_id: workspace.id,
+            w.line: _line(services),
+            w.settings.model_part: gr.update(visible=is_at_this_computer(request)),
+            **_config_updates(w, ConfigView(workspace.config)),
+        }
+
+    async def pulse() -> AsyncIterator[str]:
+        # It never ends, so the page's stream of events stays open. Gradio closes a stream that has
+        # nothing to carry, and what is sent just then would never be shown.
+        while True:
+            yield _line(services)
+            await asyncio.sleep(HEARTBEAT_S)
+
+    def leave_page(request: gr.Request) -> None:
+        services.sessions.detach(request.session_hash)
+
+    page.load(pulse, None, w.line, **POLLING)
+    opened = page.load(
+        open_page,
+        None,
+        [w.workspace_id, w.shown_id, w.line, w.settings.model_part, *_config_outputs(w)],
+        **QUIET,
+    )
+    opened.then(None, w.shown_id, None, js=KEEP_ID_JS, **AT_ONCE)
+    tabs: tuple[tuple[Any, ...], ...] = (
+        (ChatHandlers(services), chat_outputs, chat_updates, w.chat),
+        (DocumentHandlers(services), document_outputs, document_updates, w.documents),
+        (CompareHandlers(services), compare_outputs, compare_updates, w.compare),
+    )
+    for handlers, outputs, updates, widgets in tabs:
+        opened.then(
+            streamed(handlers.follow, functools.partial(updates, widgets)),
+            w.workspace_id,
+            list(outputs(widgets)),
+            **POLLING,
+        )
+    page.unload(leave_page)
+
+
+def _config_outputs(w: Widgets) -> list[gr.Component]:
+    pickers = (w.chat.picker, w.documents.picker, w.settings.picker)
+    return [
+        *(output for picker in pickers for output in picker.outputs),
+        *w.settings.compression,
+        w.settings.compression_status,
+        w.chat.status,
+    ]
+
+
+def _config_updates(w: Widgets, view: ConfigView) -> Updates:
+    updates: Updates = {w.settings.compression_status: view.settings_status}
+    if view.config is not None:
+        for picker in (w.chat.picker, w.documents.picker, w.settings.picker):
+            updates |= picker.updates(view.config)
+        updates |= compression_updates(w.settings, view.config)
+    if view.chat_status is not None:
+        updates[w.chat.status] = view.chat_status
+    return updates
+
+
+def _line(services: Services) -> str:
+    models = services.models
+    return model_line(models.info, services.memory(), models.progress(), models.failure())

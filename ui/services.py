@@ -1,0 +1,101 @@
+"""What the handlers work with, made once per process. Knows the engine and the desks; no widget."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+
+from nexusquant.config import CompressionConfig, SamplingParams
+from nexusquant.documents import Document, extract
+from nexusquant.engine import Engine, MemoryReading
+from ui.chat_desk import ChatDesk
+from ui.compare_desk import CompareDesk
+from ui.document_desk import DocumentDesk
+from ui.model_desk import ModelDesk
+from ui.sessions import GRACE_S, SessionStore, Workspace
+
+LOCAL_OWNER = "local"
+Extract = Callable[..., Document]
+"""`extract(path, password=None)` of `nexusquant.documents`, or a stand-in for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitialSettings:
+    """What a new workspace starts with.
+
+    Args:
+        config: Compression of a new chat.
+        sampling: How its answers are drawn.
+        model_name: What was asked for at the start; None is the embedded default model.
+        data_dir: Where models and uploads are kept; shown in Settings.
+    """
+
+    config: CompressionConfig
+    sampling: SamplingParams
+    model_name: str | None
+    data_dir: Path
+
+
+class Services:
+    """The engine, the file reader, and everybody's workspaces.
+
+    Args:
+        engine: The one engine of this process.
+        initial: What a new workspace starts with.
+        extract: Turns a file into a document.
+        grace_s: Seconds that work goes on after its page has left.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        initial: InitialSettings,
+        *,
+        extract: Extract = extract,
+        grace_s: float = GRACE_S,
+    ) -> None:
+        self.engine = engine
+        self.extract = extract
+        self.initial = initial
+        self.models = ModelDesk(engine)
+        self.sessions = SessionStore(self._new_workspace, grace_s=grace_s)
+
+    def workspace(self, workspace_id: str, request: gr.Request | None) -> Workspace:
+        """The workspace of an open page, after checking that it is this person's."""
+        return self.sessions.get(workspace_id, owner_of(request))
+
+    def memory(self) -> MemoryReading | None:
+        """Memory now, or None before there is a model to ask for."""
+        return self.engine.memory() if self.engine.info is not None else None
+
+    def _new_workspace(self, workspace_id: str, owner: str) -> Workspace:
+        config = self.initial.config
+        return Workspace(
+            id=workspace_id,
+            owner=owner,
+            config=config,
+            sampling=self.initial.sampling,
+            chat=ChatDesk(self.engine, self.models, config),
+            documents=DocumentDesk(self.engine, self.models),
+            compare=CompareDesk(self.engine, self.models),
+        )
+
+
+def owner_of(request: gr.Request | None) -> str:
+    """The name the person logged in with, or the one name there is without logins."""
+    return getattr(request, "username", None) or LOCAL_OWNER
+
+
+def is_at_this_computer(request: gr.Request | None) -> bool:
+    """True for the person at the machine itself, who alone may change the model."""
+    client = getattr(request, "client", None)
+    if client is None:
+        return False
+    try:
+        return ipaddress.ip_address(client.host).is_loopback
+    except ValueError:
+        return False

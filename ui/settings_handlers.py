@@ -1,0 +1,204 @@
+"""What the Settings tab and the preset pickers do. Knows desks and HTML; not the widgets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import gradio as gr
+
+from nexusquant.config import (
+    PRESETS,
+    CompressionConfig,
+    EvictionConfig,
+    QuantConfig,
+    SamplingParams,
+    ScorerName,
+)
+from ui import gauge
+from ui.diagnostics import diagnostics_text
+from ui.following import Phase
+from ui.presenters import explain
+from ui.services import Services, is_at_this_computer
+
+READ_AGAIN = "From the next message on. The whole conversation is read again with these settings."
+NOT_HERE = "Only the person at the computer that runs Nexusquant can change the model."
+APPLIED = "Used from the next answer on."
+
+
+@dataclass(frozen=True)
+class ConfigView:
+    """The compression in use now, and what that means; None where nothing changed."""
+
+    config: CompressionConfig | None
+    chat_status: str | None = None
+    settings_status: str = ""
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """How loading a model goes; None leaves a part as it is."""
+
+    status: str | None = None
+    line: str | None = None
+    is_loading: bool | None = None
+
+
+class SettingsHandlers:
+    """One method per control."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def choose_preset(self, name: str, workspace_id: str, request: gr.Request) -> ConfigView:
+        """Compress the coming turns with a preset."""
+        return self._use(PRESETS[name], workspace_id, request)
+
+    def current(self, workspace_id: str, request: gr.Request) -> ConfigView:
+        """The compression in use."""
+        return ConfigView(self._services.workspace(workspace_id, request).config)
+
+    def set_compression(
+        self,
+        key_bits: int,
+        value_bits: int,
+        keep_percent: float,
+        scorer: str,
+        floor_percent: float,
+        num_sink_tokens: float,
+        recent_window: float,
+        workspace_id: str,
+        request: gr.Request,
+    ) -> ConfigView:
+        """Compress the coming turns with values of one's own."""
+        try:
+            config = own_config(
+                key_bits,
+                value_bits,
+                keep_percent,
+                scorer,
+                floor_percent,
+                num_sink_tokens,
+                recent_window,
+            )
+        except (ValueError, TypeError) as error:
+            return ConfigView(None, settings_status=gauge.notice(explain(error), "warn"))
+        return self._use(config, workspace_id, request)
+
+    def set_sampling(
+        self,
+        temperature: float,
+        top_p: float,
+        top_k: float,
+        min_p: float,
+        repetition_penalty: float,
+        max_new_tokens: float,
+        seed: str,
+        stop: str,
+        workspace_id: str,
+        request: gr.Request,
+    ) -> str:
+        """Draw the coming answers this way; what is said under the fields."""
+        workspace = self._services.workspace(workspace_id, request)
+        try:
+            workspace.sampling = SamplingParams(
+                temperature=float(temperature),
+                top_p=float(top_p),
+                top_k=int(top_k),
+                min_p=float(min_p),
+                repetition_penalty=float(repetition_penalty),
+                max_new_tokens=int(max_new_tokens),
+                seed=_seed(seed),
+                stop=tuple(line for line in stop.splitlines() if line),
+            )
+        except (ValueError, TypeError) as error:
+            return gauge.notice(_plain(error), "warn")
+        return gauge.notice(APPLIED, "info")
+
+    def load_model(self, name: str, workspace_id: str, request: gr.Request) -> Iterator[ModelView]:
+        """Load another model for everybody and show how far it is."""
+        if not is_at_this_computer(request):
+            yield ModelView(status=gauge.notice(NOT_HERE, "error"))
+            return
+        try:
+            loading = self._services.models.load(name.strip() or None)
+        except ValueError as error:
+            yield ModelView(status=gauge.notice(str(error), "warn"))
+            return
+        for now in loading.snapshots():
+            if now.phase.is_over:
+                break
+            yield self._model_view(is_loading=True)
+        status = self._services.models.failure()
+        kind = "info" if now.phase is Phase.STOPPED else "error"
+        loaded = gauge.notice("The model is ready.", "busy")
+        yield replace(
+            self._model_view(is_loading=False),
+            status=gauge.notice(status, kind) if status else loaded,
+        )
+
+    def stop_loading(self, workspace_id: str, request: gr.Request) -> ModelView:
+        """Give up loading."""
+        if is_at_this_computer(request):
+            self._services.models.stop()
+        return ModelView()
+
+    def diagnostics(self, workspace_id: str, request: gr.Request) -> str:
+        """Versions and devices as text that can be copied; nothing that anybody wrote."""
+        services = self._services
+        return diagnostics_text(services.engine.info, services.memory(), len(services.sessions))
+
+    def _use(self, config: CompressionConfig, workspace_id: str, request: gr.Request) -> ConfigView:
+        workspace = self._services.workspace(workspace_id, request)
+        workspace.use_config(config)
+        again = gauge.notice(READ_AGAIN, "info") if workspace.chat.will_read_again else ""
+        return ConfigView(config, chat_status=None if workspace.chat.is_busy else again)
+
+    def _model_view(self, *, is_loading: bool) -> ModelView:
+        models = self._services.models
+        line = gauge.model_line(
+            models.info, self._services.memory(), models.progress(), models.failure()
+        )
+        return ModelView(line=line, status=line if is_loading else None, is_loading=is_loading)
+
+
+def own_config(
+    key_bits: int,
+    value_bits: int,
+    keep_percent: float,
+    scorer: str,
+    floor_percent: float,
+    num_sink_tokens: float,
+    recent_window: float,
+) -> CompressionConfig:
+    """A config of the values in the fields.
+
+    Raises:
+        ValueError: A value outside its range.
+    """
+    eviction = None
+    if keep_percent < 100:
+        eviction = EvictionConfig(
+            keep_ratio=keep_percent / 100,
+            scorer=ScorerName(scorer),
+            head_floor=floor_percent / 100,
+        )
+    return CompressionConfig(
+        quant=QuantConfig(key_bits=int(key_bits), value_bits=int(value_bits)),
+        eviction=eviction,
+        num_sink_tokens=int(num_sink_tokens),
+        recent_window=int(recent_window),
+    )
+
+
+def _seed(text: str) -> int | None:
+    if not text.strip():
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"seed is {text!r}; write a whole number, or nothing.") from None
+
+
+def _plain(error: Exception) -> str:
+    return "A field is empty; write a number." if isinstance(error, TypeError) else str(error)

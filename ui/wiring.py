@@ -1,0 +1,57 @@
+"""How handlers meet widgets. Knows Gradio's events; nothing of what the handlers do."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+
+Updates = dict[Any, Any]
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""Every event: no flicker over its outputs, no public endpoint."""
+
+POLLING: dict[str, Any] = {**QUIET, "concurrency_limit": None}
+"""Events that only watch a job: the engine's queue keeps order, not Gradio's."""
+
+AT_ONCE: dict[str, Any] = {**QUIET, "queue": False}
+"""Events that must not wait behind others: Stop, the gauge."""
+
+
+def streamed(handler: Callable[..., Iterator[Any]], to_updates: Callable[[Any], Updates]) -> Any:
+    """A generator for Gradio out of a generator of views."""
+
+    # `wraps` keeps the signature, by which Gradio knows where to put the request
+    @functools.wraps(handler)
+    def run(*args: Any) -> Iterator[Updates]:
+        for view in handler(*args):
+            yield to_updates(view)
+
+    return run
+
+
+def returned(handler: Callable[..., Any], to_updates: Callable[[Any], Updates]) -> Any:
+    """A function for Gradio out of a function that returns one view."""
+
+    @functools.wraps(handler)
+    def run(*args: Any) -> Updates:
+        return to_updates(handler(*args))
+
+    return run
+
+
+def changes(*pairs: tuple[gr.blocks.Block, Any]) -> Updates:
+    """The widgets whose new value is not None; Gradio wants one at least, which then stays."""
+    updates = {widget: value for widget, value in pairs if value is not None}
+    return updates or {pairs[0][0]: gr.skip()}
+
+
+def show_while(is_shown: bool | None, **also: Any) -> Any:
+    """An update of visibility, or None to leave it.
+
+    A button needs its `value` along with it: Gradio forgets the label of one that is shown again
+    on a tab opened later.
+    """
+    return None if is_shown is None else gr.update(visible=is_shown, **also)
