@@ -79,7 +79,7 @@ class Follower:
         steps: Each hands work to the engine and returns its job; one that does not end well is
             the last.
         may_begin: Asked until True; what it raises ends the request as failed.
-        at_end: Called once, however the request ended, before it counts as over.
+        at_end: Called once, however the request ended, before any snapshot says it is over.
     """
 
     def __init__(
@@ -140,12 +140,13 @@ class Follower:
             end = self._run()
         except Exception as error:  # noqa: BLE001
             end = _failed(error)
-        with self._lock:
-            self._now = replace(self._now, **end)
         try:
             self._at_end()
         finally:
-            self._over.set()
+            # together, or the last snapshot would show a desk that is not yet settled
+            with self._lock:
+                self._now = replace(self._now, **end)
+                self._over.set()
 
     def _run(self) -> dict[str, Any]:
         while not self._may_begin():

@@ -136,6 +136,17 @@ def test_the_end_is_called_once_however_it_ended(engine, script, fails):
     assert ends == [1]
 
 
+def test_no_snapshot_says_it_is_over_before_the_end_was_dealt_with(engine):
+    may_end = threading.Event()
+    follower = Follower(reply(engine), at_end=lambda: may_end.wait(5))
+    seen = follower.snapshots(interval_s=0.01)
+    wait_for(lambda: follower.snapshot().finished)
+    assert not follower.snapshot().phase.is_over
+    may_end.set()
+    assert [now.phase.is_over for now in seen][-1]
+    assert follower.is_over
+
+
 def test_a_second_step_runs_only_after_the_first_ended_well(engine, script):
     both = Follower(reply(engine, "first"), reply(engine, "second"))
     assert both.wait(5)
