@@ -4,7 +4,7 @@ Importing this changes nothing: no GPU is touched, and transformers stays as it 
 first `CompressedCache` is made.
 """
 
-from nexusquant.cache import CacheUsage, CompressedCache, load_cache
+from nexusquant.cache import CacheUsage, CompressedCache, ModelProfile, load_cache
 from nexusquant.config import (
     PRESETS,
     CompressionConfig,
@@ -13,7 +13,7 @@ from nexusquant.config import (
     SamplingParams,
     ScorerName,
 )
-from nexusquant.engine import prefill
+from nexusquant.engine import build_profile, prefill
 from nexusquant.errors import (
     CacheStateError,
     DocumentError,
@@ -30,12 +30,14 @@ __all__ = [
     "CompressionConfig",
     "DocumentError",
     "EvictionConfig",
+    "ModelProfile",
     "NexusquantError",
     "OutOfMemoryError",
     "QuantConfig",
     "SamplingParams",
     "ScorerName",
     "UnsupportedModelError",
+    "build_profile",
     "load_cache",
     "prefill",
 ]

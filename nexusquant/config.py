@@ -10,8 +10,11 @@ from types import MappingProxyType
 PAGE_SIZE = 64
 """Vectors in one page of packed storage."""
 
-CODE_BITS = (1, 2, 3, 4)
+CODE_BITS = (1, 2, 3, 4, 5, 6)
 """Widths, in bits per value, that the E8 box code exists for."""
+
+LEAST_BITS, MOST_BITS = 1, 4
+"""Bounds on the mean bits per value of keys and of values."""
 
 
 class ScorerName(str, Enum):
@@ -31,23 +34,28 @@ class QuantConfig:
     """How vectors leaving the recent window are coded.
 
     Args:
-        key_bits: Stored bits per key value, one of `CODE_BITS`; scales are extra.
-        value_bits: Stored bits per value value, one of `CODE_BITS`; scales are extra.
-        rotation_seed: Seed of the random signs of the rotation.
+        key_bits: Mean bits per key value over all layers, in [1, 4]; scales are extra. Layers
+            and directions that matter more get more of them.
+        value_bits: Mean bits per value of the values, a multiple of 0.5 in [1, 4]; scales are
+            extra. Every layer gets the same.
+        rotation_seed: Seed of the random signs of the values' rotation.
 
     Raises:
-        ValueError: A width that no code exists for.
+        ValueError: Bits outside their range.
     """
 
-    key_bits: int = 3
-    value_bits: int = 2
+    key_bits: float = 2.0
+    value_bits: float = 2.0
     rotation_seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("key_bits", "value_bits"):
-            if getattr(self, name) not in CODE_BITS:
-                allowed = ", ".join(map(str, CODE_BITS))
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {allowed}.")
+            if not LEAST_BITS <= getattr(self, name) <= MOST_BITS:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; it must be in [{LEAST_BITS}, {MOST_BITS}]."
+                )
+        if self.value_bits * 2 % 1:
+            raise ValueError(f"value_bits is {self.value_bits!r}; use a multiple of 0.5.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -158,9 +158,12 @@ def _reading(progress: PrefillProgress) -> str:
     return notice(text, "busy") + meter("Reading", share, text)
 
 
-def notice(text: str, kind: str) -> str:
-    """A sentence in a box. `kind` is "info", "busy", "warn" or "error"; "" makes no box."""
-    role = "alert" if kind == "error" else "note"
+def notice(text: str, kind: str, *, is_question: bool = False) -> str:
+    """A sentence in a box. `kind` is "info", "busy", "warn" or "error"; "" makes no box.
+
+    An error, or a question that something waits for, is read out by a screen reader at once.
+    """
+    role = "alert" if kind == "error" or is_question else "note"
     return f'<div class="nq-notice nq-{kind}" role="{role}">{escape(text)}</div>' if text else ""
 
 

@@ -32,15 +32,18 @@ from ui.documents_tab import (
 )
 from ui.gauge import model_line
 from ui.own_html import own_html
+from ui.preset_picker import PresetPicker
+from ui.self_test_handlers import PresetsView, SelfTestHandlers
+from ui.self_test_part import self_test_outputs, self_test_updates, wire_self_test_part
 from ui.services import Services, is_at_this_computer, owner_of
-from ui.settings_handlers import ConfigView, SettingsHandlers
+from ui.settings_handlers import ConfigView, SettingsHandlers, config_view
 from ui.settings_tab import (
     SettingsWidgets,
     build_settings_tab,
     compression_updates,
     wire_settings_tab,
 )
-from ui.wiring import AT_ONCE, POLLING, QUIET, Updates, returned, streamed
+from ui.wiring import AT_ONCE, POLLING, QUIET, Updates, returned, streamed, watched
 
 TITLE = "Nexusquant"
 STYLE_PATH = Path(__file__).with_name("style.css")
@@ -111,6 +114,7 @@ def _wire(page: gr.Blocks, w: Widgets, services: Services) -> None:
     w.settings_tab.select(
         settings_handlers.diagnostics, w.workspace_id, w.settings.diagnostics, **QUIET
     )
+    wire_self_test_part(w.settings.self_test, SelfTestHandlers(services))
     _wire_pickers(w, settings_handlers)
     _wire_opening(page, w, services)
 
@@ -122,13 +126,18 @@ def _wire_pickers(w: Widgets, handlers: SettingsHandlers) -> None:
     def everywhere(view: ConfigView) -> Updates:
         return _config_updates(w, view)
 
-    for picker in (w.chat.picker, w.documents.picker, w.settings.picker):
+    for picker in _pickers(w):
         picker.radio.input(
             returned(handlers.choose_preset, everywhere),
             [picker.radio, w.workspace_id],
             outputs,
             **QUIET,
         )
+        for button, answer in (
+            (picker.anyway, handlers.use_anyway),
+            (picker.keep, handlers.keep_current),
+        ):
+            button.click(returned(answer, everywhere), w.workspace_id, outputs, **QUIET)
 
     def all_but_the_fields(view: ConfigView) -> Updates:
         # a field that is being written in must not be set from here
@@ -156,7 +165,7 @@ def _wire_opening(page: gr.Blocks, w: Widgets, services: Services) -> None:
             w.shown_id: workspace.id,
             w.line: _line(services),
             w.settings.model_part: gr.update(visible=is_at_this_computer(request)),
-            **_config_updates(w, ConfigView(workspace.config)),
+            **_config_updates(w, config_view(services, workspace)),
         }
 
     async def pulse() -> AsyncIterator[str]:
@@ -177,6 +186,7 @@ def _wire_opening(page: gr.Blocks, w: Widgets, services: Services) -> None:
         **QUIET,
     )
     opened.then(None, w.shown_id, None, js=KEEP_ID_JS, **AT_ONCE)
+    _wire_watch(opened, w, services)
     tabs: tuple[tuple[Any, ...], ...] = (
         (ChatHandlers(services), chat_outputs, chat_updates, w.chat),
         (DocumentHandlers(services), document_outputs, document_updates, w.documents),
@@ -192,10 +202,47 @@ def _wire_opening(page: gr.Blocks, w: Widgets, services: Services) -> None:
     page.unload(leave_page)
 
 
-def _config_outputs(w: Widgets) -> list[gr.Component]:
-    pickers = (w.chat.picker, w.documents.picker, w.settings.picker)
+def _wire_watch(opened: Any, w: Widgets, services: Services) -> None:
+    """What is known of the presets reaches the open page by itself."""
+    opened.then(
+        watched(SelfTestHandlers(services).watch, functools.partial(_presets_updates, w)),
+        w.workspace_id,
+        [
+            *_picker_outputs(w),
+            *w.settings.compression,
+            *self_test_outputs(w.settings.self_test),
+        ],
+        **POLLING,
+    )
+
+
+def _pickers(w: Widgets) -> tuple[PresetPicker, ...]:
+    return w.chat.picker, w.documents.picker, w.settings.picker
+
+
+def _picker_outputs(w: Widgets) -> list[gr.blocks.Block]:
+    return [output for picker in _pickers(w) for output in picker.outputs]
+
+
+def _picker_updates(w: Widgets, view: ConfigView) -> Updates:
+    updates: Updates = {}
+    if view.config is not None:
+        for picker in _pickers(w):
+            updates |= picker.updates(view.config, view.report, view.asked)
+    return updates
+
+
+def _presets_updates(w: Widgets, view: PresetsView) -> Updates:
+    updates = self_test_updates(w.settings.self_test, view.test)
+    if view.config is not None and view.config.config is not None:
+        updates |= _picker_updates(w, view.config)
+        updates |= compression_updates(w.settings, view.config.config)
+    return updates
+
+
+def _config_outputs(w: Widgets) -> list[gr.blocks.Block]:
     return [
-        *(output for picker in pickers for output in picker.outputs),
+        *_picker_outputs(w),
         *w.settings.compression,
         w.settings.compression_status,
         w.chat.status,
@@ -204,9 +251,8 @@ def _config_outputs(w: Widgets) -> list[gr.Component]:
 
 def _config_updates(w: Widgets, view: ConfigView) -> Updates:
     updates: Updates = {w.settings.compression_status: view.settings_status}
+    updates |= _picker_updates(w, view)
     if view.config is not None:
-        for picker in (w.chat.picker, w.documents.picker, w.settings.picker):
-            updates |= picker.updates(view.config)
         updates |= compression_updates(w.settings, view.config)
     if view.chat_status is not None:
         updates[w.chat.status] = view.chat_status

@@ -1,8 +1,13 @@
-"""Which model is there, which is coming, and whether a message may go. Knows no widget."""
+"""Which model is there, which is coming, how its self-test goes, and whether a message may go.
+
+Knows the engine; no widget.
+"""
 
 from __future__ import annotations
 
-from nexusquant.engine import Engine, LoadProgress, ModelInfo
+from collections.abc import Callable
+
+from nexusquant.engine import Engine, LoadProgress, ModelInfo, SelfTestReport
 from nexusquant.errors import NexusquantError
 from ui.following import Follower, Phase, Snapshot
 from ui.presenters import explain
@@ -13,15 +18,18 @@ class ModelMissingError(NexusquantError):
 
 
 class ModelDesk:
-    """Loads models one after another and remembers how the newest load went.
+    """Loads models one after another, has each tested once, and remembers how both went.
 
     Args:
         engine: The engine that holds the model.
+        at_loaded: Called when a load has ended and a model is there, before a request may use it.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, at_loaded: Callable[[], object] = lambda: None) -> None:
         self._engine = engine
+        self._at_loaded = at_loaded
         self._loading: Follower | None = None
+        self._test: Follower | None = None
 
     @property
     def info(self) -> ModelInfo | None:
@@ -29,9 +37,19 @@ class ModelDesk:
         return self._engine.info
 
     @property
+    def report(self) -> SelfTestReport | None:
+        """What the presets do to the model in use; None until that was measured."""
+        return self._engine.report
+
+    @property
     def is_loading(self) -> bool:
         """True while a load has not ended."""
         return self._loading is not None and not self._loading.is_over
+
+    @property
+    def is_testing(self) -> bool:
+        """True while the presets are being measured; requests go on meanwhile."""
+        return self._test is not None and not self._test.is_over
 
     def load(self, name: str | None) -> Follower:
         """Start loading `name` (None: the default model); refused while another is loading.
@@ -41,7 +59,14 @@ class ModelDesk:
         """
         if self.is_loading:
             raise ValueError("A model is being loaded. Wait for it, or stop it first.")
-        self._loading = Follower(lambda: self._engine.load(name))
+        self.stop_test()
+        before, test = self._engine.info, self._test
+        self._loading = Follower(
+            lambda: self._engine.load(name),
+            # a test that still runs would hold the old model beside the new one
+            may_begin=lambda: test is None or test.is_over,
+            at_end=lambda: self._after_load(before),
+        )
         return self._loading
 
     def stop(self) -> None:
@@ -53,6 +78,27 @@ class ModelDesk:
         """Block until no model is being loaded."""
         if self._loading is not None:
             self._loading.wait()
+
+    def start_test(self) -> None:
+        """Measure the presets on the model in use.
+
+        Raises:
+            ValueError: A test runs already, or there is no model to test.
+        """
+        if self.is_testing:
+            raise ValueError("The presets are being tested.")
+        if self.is_loading or self._engine.info is None:
+            raise ValueError("There is no model to test yet.")
+        self._begin_test()
+
+    def stop_test(self) -> None:
+        """End the test that runs, if any; nothing of it is kept."""
+        if self._test is not None:
+            self._test.stop()
+
+    def test_snapshot(self) -> Snapshot | None:
+        """The newest test of the model in use now; None when there was none."""
+        return self._test.snapshot() if self._test is not None else None
 
     def may_begin(self) -> bool:
         """True when a request can be started now, False while a model is on its way.
@@ -79,6 +125,19 @@ class ModelDesk:
         if self._loading is None:
             return None
         return _failure_of(self._loading.snapshot())
+
+    def _after_load(self, before: ModelInfo | None) -> None:
+        info = self._engine.info
+        if info is not None:
+            self._at_loaded()
+        # a load that was given up left the model, and what is known of it, as they were
+        if info is not before:
+            self._test = None
+            if info is not None and self._engine.report is None:
+                self._begin_test()
+
+    def _begin_test(self) -> None:
+        self._test = Follower(self._engine.self_test)
 
     def _why_missing(self) -> str:
         why = self.failure() or "No model is loaded."

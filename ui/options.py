@@ -28,7 +28,7 @@ class Options:
 
     Args:
         model: Hugging Face name or folder; None is the model that comes with the app.
-        preset: Compression at the start, one of `PRESET_NAMES`.
+        preset: Compression at the start, one of `PRESET_NAMES`; None leaves it to the self-test.
         device: One of `DEVICES`.
         dtype: One of `DTYPES`.
         host: Address to listen on.
@@ -39,7 +39,7 @@ class Options:
     """
 
     model: str | None
-    preset: str
+    preset: str | None
     device: str
     dtype: str
     host: str
@@ -132,8 +132,8 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--preset",
         choices=PRESET_NAMES,
-        default="safe",
-        help="compression of the KV cache at the start (default: %(default)s)",
+        help="compression of the KV cache at the start "
+        "(default: the strongest that the self-test finds safe for the model; safe until then)",
     )
     add(
         "--device",

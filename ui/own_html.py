@@ -24,4 +24,5 @@ def own_html(elem_id: str, *classes: str, value: str = "", script: str | None = 
 
 def heading(text: str) -> gr.HTML:
     """The title of a part of a tab."""
-    return own_html(f"title-{text.lower()}", value=f'<h2 class="nq-title">{text}</h2>')
+    name = text.lower().replace(" ", "-")
+    return own_html(f"title-{name}", value=f'<h2 class="nq-title">{text}</h2>')

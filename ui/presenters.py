@@ -118,7 +118,7 @@ def describe_config(config: CompressionConfig) -> str:
     """One honest sentence or two: what is done to the cache and what that risks."""
     if config.quant is None:
         return "Keys and values stay as the model makes them. The reference; needs the most memory."
-    codes = f"{config.quant.key_bits}-bit keys and {config.quant.value_bits}-bit values"
+    codes = f"{config.quant.key_bits:g}-bit keys and {config.quant.value_bits:g}-bit values"
     keep = config.eviction.keep_ratio if config.eviction else 1.0
     risk = next(text for least, text in _RISKS if keep >= least)
     if keep == 1.0:

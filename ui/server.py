@@ -19,7 +19,7 @@ import uvicorn
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from nexusquant.config import PRESETS, SamplingParams
+from nexusquant.config import SamplingParams
 from nexusquant.engine import Engine
 from ui.guards import SafeAnswers
 from ui.layout import SCRIPT_PATH, STYLE_PATH, build_ui
@@ -49,7 +49,7 @@ def serve(options: Options) -> int:
     port = listener.getsockname()[1]
     engine = Engine(options.data_dir, options.device, options.dtype)
     initial = InitialSettings(
-        config=PRESETS[options.preset],
+        preset=options.preset,
         sampling=SamplingParams(),
         model_name=options.model,
         data_dir=options.data_dir,
@@ -62,7 +62,7 @@ def serve(options: Options) -> int:
     try:
         _run(app, listener, _address(options.host, port) if options.open_browser else None)
     finally:
-        services.sessions.close()
+        services.close()
         engine.close()
     return 0
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import gradio as gr
 
-from nexusquant.config import CompressionConfig, SamplingParams
+from nexusquant.config import PRESETS, SamplingParams
 from nexusquant.documents import Document, extract
-from nexusquant.engine import Engine, MemoryReading
+from nexusquant.engine import DEFAULT_PRESET, Engine, MemoryReading
 from ui.chat_desk import ChatDesk
 from ui.compare_desk import CompareDesk
 from ui.document_desk import DocumentDesk
@@ -28,13 +28,13 @@ class InitialSettings:
     """What a new workspace starts with.
 
     Args:
-        config: Compression of a new chat.
+        preset: Compression as asked for at the start; None takes the strongest that is safe.
         sampling: How its answers are drawn.
         model_name: What was asked for at the start; None is the embedded default model.
         data_dir: Where models and uploads are kept; shown in Settings.
     """
 
-    config: CompressionConfig
+    preset: str | None
     sampling: SamplingParams
     model_name: str | None
     data_dir: Path
@@ -61,7 +61,7 @@ class Services:
         self.engine = engine
         self.extract = extract
         self.initial = initial
-        self.models = ModelDesk(engine)
+        self.models = ModelDesk(engine, at_loaded=self._settle_presets)
         self.sessions = SessionStore(self._new_workspace, grace_s=grace_s)
 
     def workspace(self, workspace_id: str, request: gr.Request | None) -> Workspace:
@@ -72,8 +72,26 @@ class Services:
         """Memory now, or None before there is a model to ask for."""
         return self.engine.memory() if self.engine.info is not None else None
 
+    def default_preset(self) -> str:
+        """The preset that a workspace opened now begins with."""
+        report = self.models.report
+        return self.initial.preset or (report.best_preset if report else DEFAULT_PRESET)
+
+    def close(self) -> None:
+        """Stop everything that runs."""
+        self.sessions.close()
+        self.models.stop()
+        self.models.stop_test()
+
+    def _settle_presets(self) -> None:
+        # whoever opened the page while the model was loading begins as if it had been there
+        config = PRESETS[self.default_preset()]
+        for workspace in self.sessions.all():
+            if workspace.waits_for_default:
+                workspace.use_config(config)
+
     def _new_workspace(self, workspace_id: str, owner: str) -> Workspace:
-        config = self.initial.config
+        config = PRESETS[self.default_preset()]
         return Workspace(
             id=workspace_id,
             owner=owner,
@@ -82,6 +100,7 @@ class Services:
             chat=ChatDesk(self.engine, self.models, config),
             documents=DocumentDesk(self.engine, self.models),
             compare=CompareDesk(self.engine, self.models),
+            waits_for_default=self.models.is_loading,
         )
 
 

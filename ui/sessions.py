@@ -39,6 +39,8 @@ class Workspace:
         chat: The chat.
         documents: The document that is open.
         compare: The newest comparison.
+        waits_for_default: True while no preset was chosen and the model it depends on is loading.
+        asked_preset: An unsafe preset that was chosen and waits for a yes.
         pages: Session hashes of the browser tabs that show it now.
         used_at: Monotonic time of the last use.
         left_at: Monotonic time when a page last went away.
@@ -51,6 +53,8 @@ class Workspace:
     chat: ChatDesk
     documents: DocumentDesk
     compare: CompareDesk
+    waits_for_default: bool = False
+    asked_preset: str | None = None
     pages: set[str] = field(default_factory=set)
     used_at: float = field(default_factory=time.monotonic)
     left_at: float = field(default_factory=time.monotonic)
@@ -58,6 +62,7 @@ class Workspace:
     def use_config(self, config: CompressionConfig) -> None:
         """Compress this way from the next turn, reading or comparison on."""
         self.config = self.chat.config = config
+        self.waits_for_default, self.asked_preset = False, None
 
     def stop_all(self) -> None:
         """End everything that runs for this workspace."""
@@ -151,6 +156,11 @@ class SessionStore:
                 if held[workspace.id]:
                     workspace.put_away()
                     over -= held[workspace.id]
+
+    def all(self) -> list[Workspace]:
+        """Every workspace there is."""
+        with self._lock:
+            return list(self._by_id.values())
 
     def close(self) -> None:
         """Stop everything that runs."""

@@ -15,11 +15,14 @@ from nexusquant.config import (
     SamplingParams,
     ScorerName,
 )
+from nexusquant.engine import SelfTestReport
 from ui import gauge
 from ui.diagnostics import diagnostics_text
 from ui.following import Phase
 from ui.presenters import explain
+from ui.preset_figures import is_unsafe
 from ui.services import Services, is_at_this_computer
+from ui.sessions import Workspace
 
 READ_AGAIN = "From the next message on. The whole conversation is read again with these settings."
 NOT_HERE = "Only the person at the computer that runs Nexusquant can change the model."
@@ -28,9 +31,14 @@ APPLIED = "Used from the next answer on."
 
 @dataclass(frozen=True)
 class ConfigView:
-    """The compression in use now, and what that means; None where nothing changed."""
+    """The compression in use now, and what that means; None where nothing changed.
+
+    `report` and `asked`, an unsafe preset that waits for a yes, go with `config`.
+    """
 
     config: CompressionConfig | None
+    report: SelfTestReport | None = None
+    asked: str | None = None
     chat_status: str | None = None
     settings_status: str = ""
 
@@ -51,17 +59,30 @@ class SettingsHandlers:
         self._services = services
 
     def choose_preset(self, name: str, workspace_id: str, request: gr.Request) -> ConfigView:
-        """Compress the coming turns with a preset."""
-        return self._use(PRESETS[name], workspace_id, request)
+        """Compress the coming turns with a preset; ask first if it is unsafe for the model."""
+        workspace = self._services.workspace(workspace_id, request)
+        is_new = PRESETS[name] != workspace.config
+        if is_new and is_unsafe(name, self._services.models.report):
+            workspace.asked_preset = name
+            return config_view(self._services, workspace)
+        return self._use(PRESETS[name], workspace)
 
-    def current(self, workspace_id: str, request: gr.Request) -> ConfigView:
-        """The compression in use."""
-        return ConfigView(self._services.workspace(workspace_id, request).config)
+    def use_anyway(self, workspace_id: str, request: gr.Request) -> ConfigView:
+        """Take the unsafe preset that was asked about."""
+        workspace = self._services.workspace(workspace_id, request)
+        asked = workspace.asked_preset
+        return self._use(PRESETS[asked] if asked else workspace.config, workspace)
+
+    def keep_current(self, workspace_id: str, request: gr.Request) -> ConfigView:
+        """Leave the compression as it is, and the question with it."""
+        workspace = self._services.workspace(workspace_id, request)
+        workspace.asked_preset = None
+        return config_view(self._services, workspace)
 
     def set_compression(
         self,
-        key_bits: int,
-        value_bits: int,
+        key_bits: float,
+        value_bits: float,
         keep_percent: float,
         scorer: str,
         floor_percent: float,
@@ -83,7 +104,7 @@ class SettingsHandlers:
             )
         except (ValueError, TypeError) as error:
             return ConfigView(None, settings_status=gauge.notice(explain(error), "warn"))
-        return self._use(config, workspace_id, request)
+        return self._use(config, self._services.workspace(workspace_id, request))
 
     def set_sampling(
         self,
@@ -148,11 +169,11 @@ class SettingsHandlers:
         services = self._services
         return diagnostics_text(services.engine.info, services.memory(), len(services.sessions))
 
-    def _use(self, config: CompressionConfig, workspace_id: str, request: gr.Request) -> ConfigView:
-        workspace = self._services.workspace(workspace_id, request)
+    def _use(self, config: CompressionConfig, workspace: Workspace) -> ConfigView:
         workspace.use_config(config)
         again = gauge.notice(READ_AGAIN, "info") if workspace.chat.will_read_again else ""
-        return ConfigView(config, chat_status=None if workspace.chat.is_busy else again)
+        view = config_view(self._services, workspace)
+        return view if workspace.chat.is_busy else replace(view, chat_status=again)
 
     def _model_view(self, *, is_loading: bool) -> ModelView:
         models = self._services.models
@@ -162,9 +183,17 @@ class SettingsHandlers:
         return ModelView(line=line, status=line if is_loading else None, is_loading=is_loading)
 
 
+def config_view(services: Services, workspace: Workspace) -> ConfigView:
+    """The compression in use and what is known of it, with the question that waits, if any."""
+    report, asked = services.models.report, workspace.asked_preset
+    # a question about another model, or another test, is no longer one
+    is_open = asked is not None and is_unsafe(asked, report)
+    return ConfigView(workspace.config, report, asked if is_open else None)
+
+
 def own_config(
-    key_bits: int,
-    value_bits: int,
+    key_bits: float,
+    value_bits: float,
     keep_percent: float,
     scorer: str,
     floor_percent: float,
@@ -184,7 +213,7 @@ def own_config(
             head_floor=floor_percent / 100,
         )
     return CompressionConfig(
-        quant=QuantConfig(key_bits=int(key_bits), value_bits=int(value_bits)),
+        quant=QuantConfig(key_bits=float(key_bits), value_bits=float(value_bits)),
         eviction=eviction,
         num_sink_tokens=int(num_sink_tokens),
         recent_window=int(recent_window),

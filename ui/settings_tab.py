@@ -8,7 +8,6 @@ from typing import Any
 import gradio as gr
 
 from nexusquant.config import (
-    CODE_BITS,
     CompressionConfig,
     EvictionConfig,
     QuantConfig,
@@ -18,6 +17,7 @@ from nexusquant.config import (
 from ui.conversation_widgets import build_main_button, build_stop_button
 from ui.own_html import heading, own_html
 from ui.preset_picker import PresetPicker, build_preset_picker
+from ui.self_test_part import SelfTestWidgets, build_self_test_part
 from ui.settings_handlers import ModelView, SettingsHandlers
 from ui.wiring import AT_ONCE, POLLING, QUIET, Updates, changes, returned, show_while, streamed
 
@@ -26,6 +26,7 @@ MODEL_NOTE = (
     "are fetched once; only safetensors weights are opened and no code of a model is run. "
     "Loading another model ends the chats' caches, not their messages.</p>"
 )
+BIT_CHOICES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 SCORERS = [
     ("Expected attention", ScorerName.EXPECTED_ATTENTION.value),
     ("SnapKV (last queries)", ScorerName.SNAPKV.value),
@@ -46,6 +47,7 @@ class SettingsWidgets:
     picker: PresetPicker
     compression: tuple[Any, ...]
     compression_status: gr.HTML
+    self_test: SelfTestWidgets
     sampling: tuple[Any, ...]
     sampling_status: gr.HTML
     diagnostics: gr.Textbox
@@ -63,6 +65,7 @@ def build_settings_tab(sampling: SamplingParams, model_name: str | None) -> Sett
             picker = build_preset_picker("set-preset")
             compression = _build_compression()
             compression_status = own_html("set-compression-status")
+            self_test = build_self_test_part()
             heading("Diagnostics")
             diagnostics = gr.Textbox(
                 label="Versions and devices; nothing that you wrote",
@@ -77,6 +80,7 @@ def build_settings_tab(sampling: SamplingParams, model_name: str | None) -> Sett
         picker=picker,
         compression=compression,
         compression_status=compression_status,
+        self_test=self_test,
         sampling=sampling_fields,
         sampling_status=sampling_status,
         diagnostics=diagnostics,
@@ -111,8 +115,8 @@ def _build_model(model_name: str | None) -> dict[str, Any]:
 def _build_compression() -> tuple[gr.Component, ...]:
     with gr.Accordion("Values of your own", open=False, elem_id="set-advanced"):
         with gr.Row():
-            key_bits = gr.Dropdown(list(CODE_BITS), label="Key bits", min_width=120)
-            value_bits = gr.Dropdown(list(CODE_BITS), label="Value bits", min_width=120)
+            key_bits = gr.Dropdown(_bit_choices(2.0), label="Key bits, mean", min_width=120)
+            value_bits = gr.Dropdown(_bit_choices(2.0), label="Value bits", min_width=120)
         keep = gr.Slider(5, 100, step=0.5, label="Key-value pairs kept, %", elem_id="set-keep")
         scorer = gr.Dropdown(SCORERS, label="Who chooses what is kept")
         floor = gr.Slider(0, 100, step=5, label="Floor: share every head is sure of, %")
@@ -194,19 +198,29 @@ def compression_updates(w: SettingsWidgets, config: CompressionConfig) -> Update
     """Show `config` in the fields of one's own values; they rest while the preset is Off."""
     quant = config.quant or QuantConfig()
     eviction = config.eviction or EvictionConfig(keep_ratio=1.0)
+    bits = (quant.key_bits, quant.value_bits)
     values = (
-        quant.key_bits,
-        quant.value_bits,
         round(eviction.keep_ratio * 100, 1),
         eviction.scorer.value,
         round(eviction.head_floor * 100),
         config.num_sink_tokens,
         config.recent_window,
     )
-    return {
-        field: gr.update(value=value, interactive=not config.is_off)
-        for field, value in zip(w.compression, values, strict=True)
+    can_edit = not config.is_off
+    updates: Updates = {
+        field: gr.update(choices=_bit_choices(value), value=value, interactive=can_edit)
+        for field, value in zip(w.compression[:2], bits, strict=True)
     }
+    updates |= {
+        field: gr.update(value=value, interactive=can_edit)
+        for field, value in zip(w.compression[2:], values, strict=True)
+    }
+    return updates
+
+
+def _bit_choices(in_use: float) -> list[tuple[str, float]]:
+    """Bits to choose from; a preset may use a number between them."""
+    return [(f"{bits:g}", bits) for bits in sorted({*BIT_CHOICES, float(in_use)})]
 
 
 def _model_updates(w: SettingsWidgets, line: gr.HTML, view: ModelView) -> Updates:

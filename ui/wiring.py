@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import gradio as gr
@@ -27,6 +27,19 @@ def streamed(handler: Callable[..., Iterator[Any]], to_updates: Callable[[Any], 
     @functools.wraps(handler)
     def run(*args: Any) -> Iterator[Updates]:
         for view in handler(*args):
+            yield to_updates(view)
+
+    return run
+
+
+def watched(
+    handler: Callable[..., AsyncIterator[Any]], to_updates: Callable[[Any], Updates]
+) -> Any:
+    """A generator for Gradio out of one that waits between its views without holding a thread."""
+
+    @functools.wraps(handler)
+    async def run(*args: Any) -> AsyncIterator[Updates]:
+        async for view in handler(*args):
             yield to_updates(view)
 
     return run

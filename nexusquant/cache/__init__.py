@@ -2,7 +2,11 @@
 
 from nexusquant.cache.attention import ATTENTION_NAME, CacheHandle
 from nexusquant.cache.cache import CacheMark, CompressedCache, load_cache
-from nexusquant.cache.hf_compat import forward_options, head_dims
+from nexusquant.cache.hf_compat import checkpointed, forward_options, head_dims, watched_keys
+from nexusquant.cache.profile import ModelProfile
+from nexusquant.cache.profile_builder import ProfileBuilder
+from nexusquant.cache.profile_file import load_profile, save_profile
+from nexusquant.cache.storage import fingerprint
 from nexusquant.cache.usage import CacheUsage
 
 __all__ = [
@@ -11,7 +15,14 @@ __all__ = [
     "CacheMark",
     "CacheUsage",
     "CompressedCache",
+    "ModelProfile",
+    "ProfileBuilder",
+    "checkpointed",
+    "fingerprint",
     "forward_options",
     "head_dims",
     "load_cache",
+    "load_profile",
+    "save_profile",
+    "watched_keys",
 ]

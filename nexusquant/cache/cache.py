@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,8 +16,10 @@ from transformers import PreTrainedModel
 
 from nexusquant.cache import hf_compat, storage
 from nexusquant.cache.attention import ATTENTION_NAME, CacheHandle, nexusquant_attention
-from nexusquant.cache.layer import CompressedLayer, LayerMark
+from nexusquant.cache.layer import CompressedLayer
+from nexusquant.cache.layer_mark import LayerMark
 from nexusquant.cache.measure import measure
+from nexusquant.cache.profile import ModelProfile, make_codecs
 from nexusquant.cache.sliding import (
     SlidingMark,
     mark_sliding,
@@ -26,10 +28,10 @@ from nexusquant.cache.sliding import (
     trim_sliding,
 )
 from nexusquant.cache.usage import CacheUsage
-from nexusquant.config import CompressionConfig, QuantConfig
+from nexusquant.config import CompressionConfig
 from nexusquant.errors import CacheStateError, UnsupportedModelError
 from nexusquant.eviction import make_scorer, select_kept
-from nexusquant.lattice import E8Quantizer
+from nexusquant.lattice import Rotary
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,18 +52,26 @@ class CompressedCache(hf_compat.Cache):
         model: The causal model that will fill the cache. Its attention implementation is set to
             "nexusquant", which serves any other cache with SDPA as before.
         config: What to compress; `PRESETS` has ready ones.
+        profile: What is known of the model (`nexusquant.build_profile`); None fits the codes of
+            keys to the text itself, which costs fidelity.
 
     Raises:
         UnsupportedModelError: The model cannot work with a compressed cache.
     """
 
-    def __init__(self, model: PreTrainedModel, config: CompressionConfig) -> None:
-        layers = _make_layers(model, config)
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: CompressionConfig,
+        profile: ModelProfile | None = None,
+    ) -> None:
+        layers, self._rotary = _make_layers(model, config, profile)
         hf_compat.select_attention(model, ATTENTION_NAME, nexusquant_attention)
         self.config = config
         self._marks: weakref.WeakSet[CacheMark] = weakref.WeakSet()
         self._fingerprint = storage.fingerprint(model)
         self._device = model.device
+        self._model = weakref.ref(model)
         super().__init__(layers=layers)
 
     @property
@@ -91,9 +101,18 @@ class CompressedCache(hf_compat.Cache):
                 f"A compressed cache holds one text, but the batch has {key_states.shape[0]}. "
                 "Use one cache for each text."
             )
-        if layer_idx == 0 and key_states.shape[2] == 1:
-            self.finish_prefill()
+        if layer_idx == 0:
+            self._note_rotation()
+            if key_states.shape[2] == 1:
+                self.finish_prefill()
         return self.layers[layer_idx].update(key_states, value_states, *args)
+
+    def _note_rotation(self) -> None:
+        """Frequencies may change with the length of the text; keys remember their own."""
+        model = self._model()
+        if self._rotary is not None and model is not None:
+            frequencies, _ = hf_compat.rope_frequencies(model)
+            self._rotary.observe(self.num_seen_tokens, frequencies)
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """What transformers must know to build a mask: keys and the first one's position.
@@ -113,7 +132,7 @@ class CompressedCache(hf_compat.Cache):
         layers = self._compressed_layers()
         if layers[0].span_start is None:
             return
-        paged = [layer for layer in layers if layer.pages is not None]
+        paged = [layer for layer in layers if layer.codec is not None]
         kept = dict(zip(paged, self._choose_kept(paged), strict=True))
         for layer in self.layers:
             if isinstance(layer, CompressedLayer):
@@ -191,8 +210,11 @@ class CompressedCache(hf_compat.Cache):
         layers = [layer for layer in self._compressed_layers() if layer.pages is not None]
         shares = torch.ones(self.num_seen_tokens)
         if layers and layers[0].kept.num_tokens:
-            total = sum(layer.kept_share_of_tokens() for layer in layers) / len(layers)
-            first = layers[0].sinks[0].shape[1]
+            sinks = layers[0].sinks[0]
+            total = sum(
+                layer.kept.shares(sinks.shape[0], layer.sinks[0].device).cpu() for layer in layers
+            )
+            total, first = total / len(layers), sinks.shape[1]
             shares[first : first + total.shape[0]] = total.cpu()
         parts = [shares[start:end] for start, end in token_ranges]
         return [float(part.mean()) if part.numel() else 1.0 for part in parts]
@@ -204,7 +226,7 @@ class CompressedCache(hf_compat.Cache):
             OSError: The file cannot be written; nothing is left half-written.
         """
         self.finish_prefill()
-        storage.save(self.layers, self.config, self._fingerprint, Path(path))
+        storage.save(self.layers, self.config, self._fingerprint, self._rotary, Path(path))
 
     def restore(self, path: str | Path) -> None:
         """Become what `save` wrote.
@@ -214,7 +236,12 @@ class CompressedCache(hf_compat.Cache):
                 empty then.
         """
         self.reset()
-        storage.restore(self.layers, self.config, self._fingerprint, Path(path), self._device)
+        storage.restore(
+            self.layers, self.config, self._fingerprint, self._rotary, Path(path), self._device
+        )
+        model = self._model()
+        if self._rotary is not None and model is not None:
+            self._rotary.recognise(hf_compat.rope_frequencies(model)[0])
 
     def _compressed_layers(self) -> list[CompressedLayer]:
         return [layer for layer in self.layers if isinstance(layer, CompressedLayer)]
@@ -238,28 +265,18 @@ def load_cache(
     return cache
 
 
-def _make_layers(model: PreTrainedModel, config: CompressionConfig) -> list:
+def _make_layers(
+    model: PreTrainedModel, config: CompressionConfig, profile: ModelProfile | None
+) -> tuple[list, Rotary | None]:
     defaults = hf_compat.default_layers(model)
     if all(isinstance(layer, hf_compat.SlidingLayer) for layer in defaults):
         raise UnsupportedModelError(
             "Every layer of this model attends to a sliding window only; its cache does not grow "
             "with the text and needs no compression."
         )
-    dims = hf_compat.head_dims(model)
-    # layers share their coders: a rotation is memory too
-    quantizers = {dim: _make_quantizers(dim, config.quant, model.device) for dim in set(dims)}
-    return [
-        layer
-        if isinstance(layer, hf_compat.SlidingLayer)
-        else CompressedLayer(config, quantizers[dim])
-        for layer, dim in zip(defaults, dims, strict=True)
+    codecs, rotary = make_codecs(model, config.quant, profile)
+    layers = [
+        layer if isinstance(layer, hf_compat.SlidingLayer) else CompressedLayer(config, codec)
+        for layer, codec in zip(defaults, codecs, strict=True)
     ]
-
-
-def _make_quantizers(
-    dim: int, quant: QuantConfig | None, device: torch.device
-) -> tuple[E8Quantizer, E8Quantizer] | None:
-    if quant is None or dim % 8:
-        return None
-    keys = E8Quantizer.create(dim, quant.key_bits, quant.rotation_seed, device)
-    return keys, replace(keys, bits=quant.value_bits)
+    return layers, rotary

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from transformers import AttentionInterface, PreTrainedModel
@@ -15,6 +16,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, Dynam
 from transformers.cache_utils import DynamicSlidingWindowLayer as SlidingLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nexusquant.errors import UnsupportedModelError
 
@@ -23,14 +25,20 @@ __all__ = [
     "CacheLayerMixin",
     "SlidingLayer",
     "causal_sdpa",
+    "checkpointed",
     "default_layers",
     "forward_options",
     "head_dims",
+    "keys_at",
     "plain_sdpa",
     "plain_softcapped",
+    "rope_frequencies",
     "rope_settings",
     "select_attention",
+    "watched_keys",
 ]
+
+_WATCHING = "nexusquant_watching"
 
 
 def select_attention(model: PreTrainedModel, name: str, function: Callable) -> None:
@@ -97,6 +105,93 @@ def rope_settings(model: PreTrainedModel) -> str:
     """How the model turns positions into angles, as text: keys depend on it as on weights."""
     config = model.config.get_text_config(decoder=True)
     return json.dumps(getattr(config, "rope_parameters", None), sort_keys=True, default=str)
+
+
+@contextmanager
+def watched_keys(
+    model: PreTrainedModel, on_gradient: Callable[[int, torch.Tensor, torch.Tensor], None]
+) -> Iterator[None]:
+    """Report the keys of every layer with the gradients that a backward pass gives them.
+
+    Args:
+        model: Its attention is SDPA, or what caps logits, as long as this lasts.
+        on_gradient: Called with the layer's index, keys and gradients, both [1, H_kv, T, D].
+    """
+
+    def attend(
+        module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, *args: object, **options
+    ) -> tuple[torch.Tensor, None]:
+        if key.requires_grad:
+            held = key.detach()
+            key.register_hook(lambda gradient: on_gradient(module.layer_idx, held, gradient))
+        is_capped = options.get("softcap") is not None
+        return (plain_softcapped if is_capped else plain_sdpa)(module, query, key, *args, **options)
+
+    before = model.config._attn_implementation
+    select_attention(model, _WATCHING, attend)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@contextmanager
+def checkpointed(model: PreTrainedModel) -> Iterator[None]:
+    """Let a backward pass compute each layer again instead of keeping what it needs of all."""
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    if not layers or not model.supports_gradient_checkpointing:
+        yield
+        return
+    before = [layer.training for layer in layers]
+    # called activation checkpointing from transformers 5.2x on
+    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
+    # only the layers' own flag: nothing inside them behaves as in training
+    for layer in layers:
+        layer.training = True
+    try:
+        yield
+    finally:
+        getattr(model, f"{kind}_checkpointing_disable")()
+        for layer, was_training in zip(layers, before, strict=True):
+            layer.training = was_training
+
+
+def rope_frequencies(model: PreTrainedModel) -> tuple[torch.Tensor, float] | None:
+    """The angles per token that the model's full-attention layers rotate by right now.
+
+    Scaling types that depend on the length change them during a text.
+
+    Returns:
+        Frequencies [rotary_dim / 2] in radians, float32, and the factor on cosines and sines;
+        None for a model without rotary embeddings.
+    """
+    rotary = getattr(model.get_decoder(), "rotary_emb", None)
+    for prefix in ("", "full_attention_"):
+        frequencies = getattr(rotary, f"{prefix}inv_freq", None)
+        if isinstance(frequencies, torch.Tensor):
+            scaling = getattr(rotary, f"{prefix}attention_scaling", 1.0)
+            return frequencies, float(scaling)
+    return None
+
+
+def keys_at(model: PreTrainedModel, token_ids: torch.Tensor, first: int) -> list[torch.Tensor]:
+    """The keys that every layer would cache for `token_ids` [1, T] at positions from `first` on.
+
+    Raises:
+        TypeError: The model takes no positions.
+    """
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    positions = torch.arange(first, first + token_ids.shape[1], device=token_ids.device)
+    with torch.no_grad():
+        model(
+            input_ids=token_ids,
+            position_ids=positions.unsqueeze(0),
+            past_key_values=cache,
+            use_cache=True,
+            **forward_options(model),
+        )
+    return [layer.keys[0] for layer in cache.layers]
 
 
 def plain_sdpa(

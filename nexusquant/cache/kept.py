@@ -69,6 +69,30 @@ class KeptTokens:
         empty = torch.ones((num_kv_heads, 0), dtype=torch.bool, device=device)
         return torch.cat([empty, *masks], dim=1)
 
+    def shares(self, num_kv_heads: int, device: torch.device) -> torch.Tensor:
+        """Share of heads that keep each token. [num_tokens], float32."""
+        return self.mask(num_kv_heads, device).float().mean(dim=0)
+
+    def positions(self, first: int, lengths: list[int], device: torch.device) -> torch.Tensor:
+        """Token index of every kept pair, head by head.
+
+        Args:
+            first: Index of the first coded token.
+            lengths: Pairs that each head holds.
+            device: Where the result goes.
+
+        Returns:
+            Ascending in each head, anything past its length. [H_kv, max(lengths)], int64.
+        """
+        index = torch.arange(first, first + self.num_tokens, device=device)
+        if all(segment.bits is None for segment in self.segments):
+            return index.expand(len(lengths), -1)
+        mask = self.mask(len(lengths), device)
+        # kept pairs go to their place in the head, the others to one column past all of them
+        place = torch.where(mask, mask.cumsum(dim=1) - 1, max(lengths))
+        table = index.new_zeros(len(lengths), max(lengths) + 1)
+        return table.scatter_(1, place, index.expand_as(place))[:, :-1]
+
 
 def _pack_bits(mask: torch.Tensor) -> torch.Tensor:
     padded = torch.nn.functional.pad(mask, (0, -mask.shape[1] % 8)).to(torch.uint8)

@@ -7,35 +7,23 @@ A token's way: it arrives at full precision and stays so while its span (a promp
 open, so that attention, scoring and coding see exact vectors. `commit` closes the span: the first
 tokens of the text become 16-bit sinks, the newest stay as the 16-bit recent window, the rest is
 coded into pages, without those that were not kept. A generated token enters the recent window
-and is coded when a page's worth has left it.
+and is coded when a page's worth has left it. While no span is open, the window is narrow (see
+`LayerCodec.narrow`); sinks always are.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import torch
 
 from nexusquant.cache.attention import CacheHandle
+from nexusquant.cache.codec import FIT_QUERIES, LayerCodec
 from nexusquant.cache.hf_compat import CacheLayerMixin, causal_sdpa
 from nexusquant.cache.kept import KeptTokens
+from nexusquant.cache.layer_mark import LayerMark
 from nexusquant.cache.pages import PackedPages
 from nexusquant.config import PAGE_SIZE, CompressionConfig
 from nexusquant.eviction import Observation
 from nexusquant.kernels import PackedView, packed_attention
-from nexusquant.lattice import E8Quantizer
-
-
-@dataclass(frozen=True)
-class LayerMark:
-    """A layer at one moment. Tensors are shared with the layer, which never writes into them."""
-
-    num_seen: int
-    sinks: tuple[torch.Tensor, torch.Tensor]
-    recent: tuple[torch.Tensor, torch.Tensor]
-    kept: KeptTokens
-    page_lengths: tuple[int, ...]
-    quantizers: tuple[E8Quantizer, E8Quantizer] | None
 
 
 class CompressedLayer(CacheLayerMixin):
@@ -43,19 +31,17 @@ class CompressedLayer(CacheLayerMixin):
 
     Args:
         config: What to do with them.
-        quantizers: Coders of keys and of values for this layer, or None to keep everything exact.
+        codec: Coders for this layer, or None to keep everything exact.
     """
 
     is_sliding = False
     is_compileable = False
     supports_early_init = False
 
-    def __init__(
-        self, config: CompressionConfig, quantizers: tuple[E8Quantizer, E8Quantizer] | None
-    ) -> None:
+    def __init__(self, config: CompressionConfig, codec: LayerCodec | None) -> None:
         super().__init__()
         self.config = config
-        self.blank_quantizers = quantizers
+        self.blank_codec = codec
         self.reset()
 
     def reset(self) -> None:
@@ -64,7 +50,7 @@ class CompressedLayer(CacheLayerMixin):
         self.sinks = self.recent = (torch.empty(0), torch.empty(0))
         self.kept = KeptTokens()
         self.pages: PackedPages | None = None
-        self.quantizers = self.blank_quantizers
+        self.codec = self.blank_codec
         self.is_initialized = False
         self._close_span()
 
@@ -81,20 +67,30 @@ class CompressedLayer(CacheLayerMixin):
         """Newest tokens that are held exactly."""
         return self.recent[0].shape[-2] if self.is_initialized else 0
 
+    @property
+    def first_recent(self) -> int:
+        """Index of the first of them."""
+        return self.num_seen - self.num_recent
+
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Take shapes, type and device from the first keys and values, [1, H_kv, T, D].
 
-        Vectors of a size that the quantizers were not made for stay uncompressed.
+        Vectors of a size that the coders were not made for stay uncompressed.
         """
         empty = (key_states[0, :, :0].clone(), value_states[0, :, :0].clone())
-        if [held.shape[-1] for held in empty] != [q.dim for q in self.quantizers or ()]:
-            self.quantizers = None
-        if self.quantizers is not None:
-            sizes = [quantizer.bytes_per_vector - 1 for quantizer in self.quantizers]
-            self.pages = PackedPages(key_states.shape[1], *sizes, device=key_states.device)
-            empty = tuple(_to_16_bit(held) for held in empty)
+        if self.codec is not None and not self.codec.fits(*empty):
+            self.codec = None
+        if self.codec is not None:
+            empty = self.codec.narrow(*empty, first=0)
         self.sinks = self.recent = empty
         self.is_initialized = True
+        if self.codec is not None and self.codec.keys is not None:
+            self._open_pages()
+
+    def _open_pages(self) -> None:
+        sizes = [coder.bytes_per_vector - 1 for coder in (self.codec.keys, self.codec.values)]
+        held = self.sinks[0]
+        self.pages = PackedPages(held.shape[0], *sizes, device=held.device)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object
@@ -102,14 +98,15 @@ class CompressedLayer(CacheLayerMixin):
         """Hold new keys and values exactly, and return handles for the attention function."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        new = (key_states[0], value_states[0])
         if key_states.shape[2] > 1 and self.span_start is None:
             self.span_start = self.num_seen
-        new = [key_states[0], value_states[0]]
-        if self.span_start is None and self.pages is not None:
-            new = [_to_16_bit(fresh) for fresh in new]
-        self.recent = tuple(
-            torch.cat([held, fresh], dim=1) for held, fresh in zip(self.recent, new, strict=True)
-        )
+            if self.codec is not None:
+                wide = self.codec.widen(*self.recent, first=self.first_recent)
+                self.recent = tuple(held.to(key_states.dtype) for held in wide)
+        if self.span_start is None and self.codec is not None:
+            new = self.codec.narrow(*new, first=self.num_seen)
+        self.recent = _join(self.recent, new)
         self.num_seen += key_states.shape[2]
         handle = CacheHandle(self)
         return handle, handle
@@ -131,35 +128,48 @@ class CompressedLayer(CacheLayerMixin):
     ) -> torch.Tensor:
         """Attention of the newest tokens' queries [1, H, T, D] over all held: [1, T, H, D_v]."""
         self._observe(query[0], scaling)
-        nothing_coded = self.pages is None or self.kept.num_tokens == 0
+        nothing_coded = self.kept.num_tokens == 0
         if nothing_coded and self.sinks[0].shape[1] == 0 and softcap is None:
-            exact = (held.unsqueeze(0).to(query.dtype) for held in self.recent)
+            exact = (held.unsqueeze(0).to(query.dtype) for held in self._wide_recent())
             output = causal_sdpa(module, query, *exact, scaling)
         else:
-            exact = (torch.cat(pair, dim=1) for pair in zip(self.sinks, self.recent, strict=True))
             view = None if nothing_coded else self._packed_view()
-            output = packed_attention(query[0], view, *exact, scaling, softcap).transpose(0, 1)[
-                None
-            ]
+            output = packed_attention(query[0], view, *self._all_exact(), scaling, softcap)
+            output = output.transpose(0, 1)[None]
         self._code_overflow()
         return output
 
+    def _wide_recent(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.codec is None or self.span_start is not None:
+            return self.recent
+        return self.codec.widen(*self.recent, first=self.first_recent)
+
+    def _all_exact(self) -> tuple[torch.Tensor, ...]:
+        sinks = self.sinks if self.codec is None else self.codec.widen(*self.sinks, first=0)
+        return _join(sinks, self._wide_recent())
+
     def _packed_view(self) -> PackedView:
-        pages = self.pages
+        pages, codec = self.pages, self.codec
         lengths = torch.tensor(pages.lengths, device=pages.page_table.device)
-        return PackedView(pages.keys, pages.values, pages.page_table, lengths, *self.quantizers)
+        positions = self.kept.positions(
+            self.sinks[0].shape[1], pages.lengths, pages.page_table.device
+        )
+        stored = (pages.keys, pages.values, pages.page_table, lengths, positions)
+        return PackedView(*stored, codec.keys, codec.values, codec.rotary, codec.pairing)
 
     def _observe(self, query: torch.Tensor, scaling: float) -> None:
         """Remember the newest queries of the span for the scorer."""
         self.scaling = scaling
-        eviction = self.config.eviction
-        if eviction is not None and self.span_start is not None and self.pages is not None:
+        window = 0 if self.codec is None or self.codec.keys is not None else FIT_QUERIES
+        if self.config.eviction is not None and self.span_start is not None:
+            window = max(window, self.config.eviction.observation_window)
+        if window and self.codec is not None:
             queries = query if self.queries is None else torch.cat([self.queries, query], dim=1)
-            self.queries = queries[:, -eviction.observation_window :].clone()
+            self.queries = queries[:, -window:].clone()
 
     def _code_overflow(self) -> None:
         """Code what no longer fits: a page's worth past the window, or too long a span."""
-        if self.pages is None:
+        if self.codec is None:
             return
         limit = self.config.recent_window + PAGE_SIZE - 1
         if self.span_start is not None:
@@ -169,7 +179,7 @@ class CompressedLayer(CacheLayerMixin):
 
     def num_candidates(self) -> int:
         """Tokens of the open span that may be evicted: not sinks, not the recent window."""
-        if self.span_start is None or self.pages is None:
+        if self.span_start is None or self.codec is None:
             return 0
         return max(0, self.num_seen - self.config.recent_window - self._first_candidate())
 
@@ -179,20 +189,18 @@ class CompressedLayer(CacheLayerMixin):
     def observe(self) -> Observation:
         """What a scorer may see of the open span: its candidates, and its newest queries."""
         count, start = self.num_candidates(), self._first_candidate()
-        first_exact = self.num_seen - self.num_recent
+        first = self.first_recent
         keys, values = (
-            held[:, max(0, start - first_exact) : start + count - first_exact]
-            for held in self.recent
+            held[:, max(0, start - first) : start + count - first] for held in self.recent
         )
         num_coded = count - keys.shape[1]
         if num_coded:
             packed = self.pages.read(self.span_page_lengths, num_coded)
-            coded = (q.decode(p, keys.dtype) for q, p in zip(self.quantizers, packed, strict=True))
-            keys, values = (
-                torch.cat(pair, dim=1) for pair in zip(coded, (keys, values), strict=True)
-            )
+            coded = self.codec.decode(*packed, start, keys.dtype)
+            keys, values = _join(coded, (keys, values))
         # queries of sinks come before every candidate
-        queries = self.queries[:, -(self.num_seen - start) :]
+        window = min(self.num_seen - start, self.config.eviction.observation_window)
+        queries = self.queries[:, -window:]
         offset = self.num_seen - queries.shape[1] - start
         return Observation(queries, keys, values, offset, self.scaling)
 
@@ -202,11 +210,12 @@ class CompressedLayer(CacheLayerMixin):
         Args:
             kept: Candidates that stay. [H_kv, num_candidates], bool; None keeps all.
         """
-        if self.pages is not None and self.is_initialized:
+        if self.codec is not None and self.is_initialized:
             if kept is not None and self.span_page_lengths is not None:
                 kept = self._evict_coded(kept)
             self._code_until(self.num_seen - self.config.recent_window, kept)
-            self.recent = tuple(_to_16_bit(held) for held in self.recent)
+            if self.span_start is not None:
+                self.recent = self.codec.narrow(*self.recent, first=self.first_recent)
         self._close_span()
 
     def _evict_coded(self, kept: torch.Tensor) -> torch.Tensor:
@@ -227,13 +236,13 @@ class CompressedLayer(CacheLayerMixin):
             token: Index in the text; at most `num_seen`.
             kept: Which tokens of the span among them to keep, [H_kv, n], bool; None keeps all.
         """
-        first = self.num_seen - self.num_recent
+        first = self.first_recent
+        if token > first and self.codec.keys is None:
+            self._fit()
         num_sinks = min(max(token - first, 0), max(0, self.config.num_sink_tokens - first))
         if num_sinks:
-            self.sinks = tuple(
-                torch.cat([sink, _to_16_bit(held[:, :num_sinks])], dim=1)
-                for sink, held in zip(self.sinks, self.recent, strict=True)
-            )
+            leaving = (held[:, :num_sinks] for held in self._wide_recent())
+            self.sinks = _join(self.sinks, self.codec.narrow(*leaving, first=first))
         first += num_sinks
         # tokens older than the span were not scored with it: all of them stay
         num_old = (token if self.span_start is None else min(token, self.span_start)) - first
@@ -245,32 +254,30 @@ class CompressedLayer(CacheLayerMixin):
                 self.span_page_lengths = list(self.pages.lengths)
             self._code(first, token - first, kept)
             first = token
-        num_coded = first - (self.num_seen - self.num_recent)
+        num_coded = first - self.first_recent
         self.recent = tuple(held[:, num_coded:].clone() for held in self.recent)
 
     def _code(self, token: int, count: int, kept: torch.Tensor | None) -> None:
         """Code `count` exact tokens from index `token` of the text on into pages."""
-        start = token - (self.num_seen - self.num_recent)
-        vectors = [held[:, start : start + count] for held in self.recent]
-        if self.kept.num_tokens == 0:
-            # keys of a head share a large constant part; taken once, from all keys at hand
-            mean = self.recent[0].float().mean(dim=1, keepdim=True)
-            self.quantizers = (replace(self.quantizers[0], mean=mean), self.quantizers[1])
-        packed = (q.encode(v) for q, v in zip(self.quantizers, vectors, strict=True))
-        self.pages.append(*packed, kept)
+        start = token - self.first_recent
+        vectors = (held[:, start : start + count] for held in self._wide_recent())
+        self.pages.append(*self.codec.encode(*vectors, first=token), kept)
         self.kept = self.kept.append(count, kept)
 
-    def kept_share_of_tokens(self) -> torch.Tensor:
-        """Share of heads that still hold each coded token. [num_coded], float32."""
-        num_kv_heads, device = self.sinks[0].shape[0], self.sinks[0].device
-        return self.kept.mask(num_kv_heads, device).float().mean(dim=0)
+    def _fit(self) -> None:
+        """Fit the keys' basis to the exact tokens at hand: there is no profile of the model."""
+        first, wide = self.first_recent, self._wide_recent()
+        self.codec = self.codec.fitted(wide[0], first, self.queries, self.num_seen)
+        self.sinks = self.codec.narrow(*self.sinks, first=0)
+        if self.span_start is None:
+            self.recent = self.codec.narrow(*wide, first=first)
+            self.queries = None
+        self._open_pages()
 
     def mark(self) -> LayerMark:
         """Remember this moment; the span must be closed."""
         lengths = tuple(self.pages.lengths) if self.pages is not None else ()
-        return LayerMark(
-            self.num_seen, self.sinks, self.recent, self.kept, lengths, self.quantizers
-        )
+        return LayerMark(self.num_seen, self.sinks, self.recent, self.kept, lengths, self.codec)
 
     def rewind(self, mark: LayerMark) -> None:
         """Be again what `mark` remembers, bit for bit."""
@@ -278,15 +285,16 @@ class CompressedLayer(CacheLayerMixin):
             self.reset()
             return
         self.num_seen, self.sinks, self.recent = mark.num_seen, mark.sinks, mark.recent
-        self.kept, self.quantizers = mark.kept, mark.quantizers
-        if self.pages is not None:
+        self.kept, self.codec = mark.kept, mark.codec
+        if not mark.page_lengths:
+            self.pages = None
+        elif self.pages is not None:
             self.pages.truncate(mark.page_lengths)
         self._close_span()
 
 
-def _to_16_bit(tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.dtype != torch.float32:
-        return tensor
-    # an infinite key would poison every later token: the largest float16 stands in for it
-    largest = torch.finfo(torch.float16).max
-    return tensor.clamp(-largest, largest).to(torch.float16)
+def _join(
+    before: tuple[torch.Tensor, torch.Tensor], after: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, ...]:
+    """Keys and values of some tokens, and those of the next; of two types, the wider one."""
+    return tuple(torch.cat(pair, dim=1) for pair in zip(before, after, strict=True))

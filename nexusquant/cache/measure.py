@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from nexusquant.cache.hf_compat import CacheLayerMixin
-from nexusquant.cache.layer import CompressedLayer, LayerMark
+from nexusquant.cache.layer import CompressedLayer
+from nexusquant.cache.layer_mark import LayerMark
+from nexusquant.cache.profile import stored_tensors
 from nexusquant.cache.usage import CacheUsage
 
 BYTES_UNCOMPRESSED = 2
@@ -71,9 +73,7 @@ def measure(layers: Sequence[CacheLayerMixin], marks: Sequence) -> CacheUsage:
         bits_per_value=_bits_per_value(compressed),
         bytes_by_part=tuple(ledger.bytes_by_part.items()),
         uncompressed_layers=tuple(
-            index
-            for index, layer in enumerate(layers)
-            if getattr(layer, "quantizers", None) is None
+            index for index, layer in enumerate(layers) if getattr(layer, "codec", None) is None
         ),
     )
 
@@ -88,14 +88,14 @@ def _add_layer(ledger: _Ledger, layer: CacheLayerMixin) -> None:
     if layer.pages is not None:
         ledger.add("codes", (*layer.pages.keys, *layer.pages.values))
         ledger.add("tables", (layer.pages.page_table, *(s.bits for s in layer.kept.segments)))
-    for quantizer in (*(layer.quantizers or ()), *(layer.blank_quantizers or ())):
-        ledger.add("tables", (quantizer.rotation, quantizer.mean))
+    for codec in (layer.codec, layer.blank_codec):
+        ledger.add("tables", stored_tensors(codec))
 
 
 def _mark_tensors(state: object) -> tuple[torch.Tensor | None, ...]:
     if isinstance(state, LayerMark):
-        means = tuple(quantizer.mean for quantizer in state.quantizers or ())
-        return (*state.sinks, *state.recent, *means, *(s.bits for s in state.kept.segments))
+        tables = (*stored_tensors(state.codec), *(s.bits for s in state.kept.segments))
+        return (*state.sinks, *state.recent, *tables)
     return (state.keys, state.values)
 
 

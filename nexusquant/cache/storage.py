@@ -22,12 +22,13 @@ from nexusquant.cache.kept import KeptTokens, Segment
 from nexusquant.cache.layer import CompressedLayer
 from nexusquant.config import CompressionConfig, EvictionConfig, QuantConfig
 from nexusquant.errors import CacheStateError
-from nexusquant.lattice import PackedVectors
+from nexusquant.lattice import E8Quantizer, PackedVectors, Rotary, RotarySegment
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _HEADER = "nexusquant"
 _SAMPLES_PER_TENSOR = 32
 _EXACT_TENSORS = ("sink_keys", "sink_values", "recent_keys", "recent_values")
+_CODER_TENSORS = ("key_basis", "key_row_units", "key_gains", "key_mean")
 _PAGE_TENSORS = ("key_codes", "key_scales", "value_codes", "value_scales", "page_table")
 
 
@@ -48,7 +49,11 @@ def fingerprint(model: PreTrainedModel) -> str:
 
 
 def save(
-    layers: Sequence[CacheLayerMixin], config: CompressionConfig, model_fingerprint: str, path: Path
+    layers: Sequence[CacheLayerMixin],
+    config: CompressionConfig,
+    model_fingerprint: str,
+    rotary: Rotary | None,
+    path: Path,
 ) -> None:
     """Write layers to `path`, whole or not at all.
 
@@ -71,7 +76,11 @@ def save(
         "model": model_fingerprint,
         "config": asdict(config),
         "layers": records,
+        "rope_starts": [],
     }
+    for number, segment in enumerate(rotary.segments if rotary else ()):
+        header["rope_starts"].append(segment.first)
+        tensors[f"rope.{number}"] = segment.frequencies.contiguous()
     partial = path.with_name(path.name + ".partial")
     try:
         save_file(tensors, str(partial), metadata={_HEADER: json.dumps(header)})
@@ -86,6 +95,7 @@ def restore(
     layers: Sequence[CacheLayerMixin],
     config: CompressionConfig,
     model_fingerprint: str,
+    rotary: Rotary | None,
     path: Path,
     device: torch.device,
 ) -> None:
@@ -110,6 +120,8 @@ def restore(
                 # copies: the tensors that come are the file itself, mapped, and it may be replaced
                 named = {name.split(".", 1)[1]: file.get_tensor(name).clone() for name in names}
                 _layer_from_tensors(layer, named, record)
+            if rotary is not None:
+                rotary.segments = _rope_segments(file, header["rope_starts"])
     except (SafetensorError, KeyError, ValueError, IndexError, TypeError) as error:
         for layer in layers:
             layer.reset()
@@ -141,7 +153,7 @@ def _read_header(path: Path) -> dict:
             f"{path.name} has format version {version}, this program reads version "
             f"{FORMAT_VERSION}; read the text again."
         )
-    if not header.keys() >= {"model", "config", "layers"}:
+    if not header.keys() >= {"model", "config", "layers", "rope_starts"}:
         raise CacheStateError(f"{path.name} is damaged (a part of its header is missing).")
     return header
 
@@ -162,7 +174,7 @@ def _config_from(header: dict) -> CompressionConfig:
 
 
 def _layer_to_tensors(layer: CompressedLayer) -> tuple[dict[str, torch.Tensor], dict]:
-    record = {"num_seen": layer.num_seen, "page_lengths": [], "segments": []}
+    record = {"num_seen": layer.num_seen, "page_lengths": [], "segments": [], "key_widths": []}
     if not layer.is_initialized:
         return {}, record
     named = dict(zip(_EXACT_TENSORS, layer.sinks + layer.recent, strict=True))
@@ -172,8 +184,11 @@ def _layer_to_tensors(layer: CompressedLayer) -> tuple[dict[str, torch.Tensor], 
         pages = (*layer.pages.keys, *layer.pages.values, layer.pages.page_table)
         named.update(zip(_PAGE_TENSORS, pages, strict=True))
         record["page_lengths"] = list(layer.pages.lengths)
-    if layer.quantizers is not None and layer.quantizers[0].mean is not None:
-        named["key_mean"] = layer.quantizers[0].mean
+    if layer.codec is not None and layer.codec.keys is not None:
+        coder = layer.codec.keys
+        record["key_widths"] = list(coder.widths)
+        parts = (coder.basis, coder.row_units, coder.gains, coder.mean)
+        named.update(zip(_CODER_TENSORS, parts, strict=True))
     for number, segment in enumerate(layer.kept.segments):
         record["segments"].append(segment.num_tokens)
         if segment.bits is not None:
@@ -189,6 +204,9 @@ def _layer_from_tensors(
         return
     exact = tuple(named[name] for name in _EXACT_TENSORS)
     _check_exact(exact)
+    if record["key_widths"]:
+        coder = _key_coder(named, record["key_widths"], exact[0].shape)
+        layer.codec = replace(layer.codec, keys=coder)
     layer.lazy_initialization(exact[0].unsqueeze(0), exact[1].unsqueeze(0))
     layer.sinks, layer.recent = exact[:2], exact[2:]
     layer.num_seen = _count(record["num_seen"])
@@ -205,11 +223,32 @@ def _layer_from_tensors(
     layer.pages.load(keys, values, page_table, lengths)
     if layer.kept.mask(len(lengths), page_table.device).sum(dim=1).tolist() != lengths:
         raise ValueError("its page lengths are not those of its kept tokens")
-    if layer.kept.num_tokens:
-        mean = named["key_mean"]
-        if mean.dtype != torch.float32 or mean.shape != (len(lengths), 1, exact[0].shape[2]):
-            raise ValueError("its mean has the wrong shape")
-        layer.quantizers = (replace(layer.quantizers[0], mean=mean), layer.quantizers[1])
+
+
+def _key_coder(
+    named: dict[str, torch.Tensor], widths: Sequence[int], shape: Sequence[int]
+) -> E8Quantizer:
+    num_kv_heads, _, dim = shape
+    expected = {
+        "key_basis": ((num_kv_heads, dim, dim), torch.int8),
+        "key_row_units": ((num_kv_heads, dim), torch.float16),
+        "key_gains": ((num_kv_heads, dim // 8), torch.float32),
+        "key_mean": ((num_kv_heads, 1, dim), torch.float32),
+    }
+    for name, (shape, dtype) in expected.items():
+        if named[name].shape != shape or named[name].dtype != dtype:
+            raise ValueError(f"its {name} has the wrong shape or type")
+    parts = (named[name] for name in _CODER_TENSORS)
+    return E8Quantizer(tuple(map(_count, widths)), *parts)
+
+
+def _rope_segments(file: safe_open, starts: Sequence[int]) -> tuple[RotarySegment, ...]:
+    tensors = [file.get_tensor(f"rope.{number}").clone() for number in range(len(starts))]
+    if not tensors or any(
+        tensor.dim() != 1 or not tensor.is_floating_point() for tensor in tensors
+    ):
+        raise ValueError("its rotation has the wrong shape")
+    return tuple(map(RotarySegment, map(_count, starts), tensors))
 
 
 def _check_exact(exact: tuple[torch.Tensor, ...]) -> None:

@@ -10,16 +10,26 @@ from nexusquant.engine.events import (
     FinishReason,
     LoadProgress,
     PrefillProgress,
+    SelfTestProgress,
     TextDelta,
 )
 from nexusquant.engine.generator import Generator
 from nexusquant.engine.memory import MemoryReading
 from nexusquant.engine.model_loader import LoadedModel, load_model
 from nexusquant.engine.prefill import prefill
+from nexusquant.engine.profiling import build_profile
+from nexusquant.engine.self_test import (
+    DEFAULT_PRESET,
+    KL_LIMIT,
+    PresetReport,
+    SelfTestReport,
+)
 from nexusquant.engine.stats import GenerationStats
 from nexusquant.engine.worker import Job, JobState, Worker
 
 __all__ = [
+    "DEFAULT_PRESET",
+    "KL_LIMIT",
     "CacheUsage",
     "ChatSession",
     "Conversation",
@@ -37,8 +47,12 @@ __all__ = [
     "Message",
     "ModelInfo",
     "PrefillProgress",
+    "PresetReport",
+    "SelfTestProgress",
+    "SelfTestReport",
     "TextDelta",
     "Worker",
+    "build_profile",
     "load_embedded_model",
     "load_model",
     "prefill",

@@ -137,7 +137,7 @@ class Conversation:
 
     def _open(self) -> CompressedCache:
         if self._cache is None:
-            self._cache = CompressedCache(self._loaded.model, self.config)
+            self._cache = CompressedCache(self._loaded.model, self.config, self._loaded.profile)
         return self._cache
 
     def _pin(self, text: str) -> None:

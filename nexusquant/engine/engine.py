@@ -18,9 +18,11 @@ from nexusquant.config import CompressionConfig
 from nexusquant.engine.chat import Message
 from nexusquant.engine.conversation import Conversation
 from nexusquant.engine.default_model import MODEL_NAME, default_model_dir, prepare_default_model
-from nexusquant.engine.events import LoadProgress
+from nexusquant.engine.events import LoadProgress, SelfTestProgress
+from nexusquant.engine.measurements import Measurements
 from nexusquant.engine.memory import MemoryReading, read_memory
 from nexusquant.engine.model_loader import LoadedModel, choose_device, load_model
+from nexusquant.engine.self_test import SelfTestReport
 from nexusquant.engine.worker import Job, Work, Worker
 from nexusquant.errors import CacheStateError
 
@@ -63,13 +65,19 @@ class Engine:
         data_dir: Where the embedded model is kept.
         device: "auto", "cpu" or "cuda".
         dtype: "auto" or a name of `model_loader.DTYPES`.
+
+    Attributes:
+        info: The loaded model in figures; None without one.
+        report: How the presets did on it; None until that was measured.
     """
 
     def __init__(self, data_dir: Path, device: str = "auto", dtype: str = "auto") -> None:
         self._data_dir, self._device, self._dtype = data_dir, device, dtype
         self._worker = Worker()
         self._loaded: LoadedModel | None = None
+        self._measurements = Measurements(data_dir)
         self.info: ModelInfo | None = None
+        self.report: SelfTestReport | None = None
 
     @property
     def waiting(self) -> int:
@@ -87,6 +95,19 @@ class Engine:
             before it is gone too: two rarely fit.
         """
         return self.submit(lambda: self._load(name))
+
+    def self_test(self) -> Job:
+        """Measure every preset on the present model while nothing else is to be done.
+
+        Returns:
+            A job with `SelfTestProgress` events and a `SelfTestReport` as result, which is then
+            `report` too and kept on disk. A cancelled one keeps nothing.
+
+        Raises:
+            CacheStateError: No model is loaded.
+        """
+        loaded = self._model()
+        return self._worker.submit(lambda: self._test(loaded), in_background=True)
 
     def submit(self, work: Work) -> Job:
         """Run `work()`, an iterator of events, on the engine's thread after what waits already."""
@@ -147,15 +168,23 @@ class Engine:
         if name is None:
             yield from prepare_default_model(self._data_dir)
         label = name or MODEL_NAME
-        self._loaded = self.info = None
+        self._loaded = self.info = self.report = None
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         yield LoadProgress(f"Loading {label}", 0.0)
-        self._loaded = load_model(source, self._device, self._dtype)
+        loaded = load_model(source, self._device, self._dtype)
+        self._loaded = yield from self._measurements.with_profile(loaded)
+        self.report = self._measurements.report(self._loaded)
         self.info = _describe(label, self._loaded)
         yield LoadProgress(f"{label} is ready", 1.0)
         return self.info
+
+    def _test(self, loaded: LoadedModel) -> Events[SelfTestProgress, None, SelfTestReport]:
+        report = yield from self._measurements.self_test(loaded)
+        if loaded is self._loaded:
+            self.report = report
+        return report
 
 
 def load_embedded_model(data_dir: Path, device: str = "auto") -> LoadedModel:

@@ -54,4 +54,13 @@ class Finished:
     stats: GenerationStats
 
 
-Event = LoadProgress | PrefillProgress | TextDelta | Finished
+@dataclass(frozen=True)
+class SelfTestProgress:
+    """The preset being measured now, and how many are done."""
+
+    preset: str
+    num_done: int
+    num_total: int
+
+
+Event = LoadProgress | PrefillProgress | SelfTestProgress | TextDelta | Finished

@@ -1,7 +1,7 @@
 """A name or folder to a model that can generate: device, type, tokenizer, context length.
 
-Knows transformers' loading. Must not know caches or threads. Loads safetensors only and never
-runs code that came with a model.
+Knows transformers' loading. Must not know how caches work, or threads. Loads safetensors only and
+never runs code that came with a model.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from nexusquant.cache import ModelProfile
 from nexusquant.errors import OutOfMemoryError, UnsupportedModelError
 
 _UNLIMITED_CONTEXT = 1_000_000
@@ -32,6 +33,7 @@ class LoadedModel:
         end_ids: Tokens that end an answer.
         device: Where it runs.
         notes: What is not as it was asked for, in sentences.
+        profile: How its keys are coded; None has every text fit them anew.
     """
 
     name: str
@@ -41,6 +43,7 @@ class LoadedModel:
     end_ids: frozenset[int]
     device: torch.device
     notes: tuple[str, ...] = ()
+    profile: ModelProfile | None = None
 
 
 def load_model(source: str | Path, device: str = "auto", dtype: str = "auto") -> LoadedModel:

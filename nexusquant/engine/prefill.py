@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator
 import torch
 from transformers import PreTrainedModel
 
-from nexusquant.cache import CompressedCache, forward_options
+from nexusquant.cache import CompressedCache, ModelProfile, forward_options
 from nexusquant.config import CompressionConfig
 from nexusquant.engine.events import PrefillProgress
 
@@ -24,6 +24,7 @@ def prefill(
     input_ids: torch.Tensor,
     config: CompressionConfig,
     *,
+    profile: ModelProfile | None = None,
     on_progress: Callable[[PrefillProgress], None] | None = None,
 ) -> CompressedCache:
     """Read a text into a new compressed cache: chunked prefill, scoring, eviction, coding.
@@ -32,6 +33,8 @@ def prefill(
         model: A causal model of transformers, on CPU or CUDA.
         input_ids: The text. [1, T] or [T], int64.
         config: What to compress.
+        profile: What is known of the model (`build_profile`); None fits the codes of keys to this
+            text, which costs fidelity.
         on_progress: Called after every chunk.
 
     Returns:
@@ -46,7 +49,7 @@ def prefill(
         raise ValueError(
             f"input_ids has shape {tuple(input_ids.shape)}; give one text as [1, T], T >= 1."
         )
-    cache = CompressedCache(model, config)
+    cache = CompressedCache(model, config, profile)
     for progress in prefill_chunks(model, token_ids, cache):
         if on_progress is not None:
             on_progress(progress)

@@ -87,20 +87,24 @@ class Job:
             events.append(self._events.get())
         return events
 
-    def run(self) -> None:
-        """Do the work; called by the worker's thread only."""
+    def run(self, between_steps: Callable[[], None] | None = None) -> None:
+        """Do the work; called by the worker's thread only.
+
+        Args:
+            between_steps: Called after every event: what goes before this job.
+        """
         try:
-            self._run()
+            self._run(between_steps)
         finally:
             self._ended.set()
 
-    def _run(self) -> None:
+    def _run(self, between_steps: Callable[[], None] | None) -> None:
         if self._cancelled.is_set():
             self.state = JobState.CANCELLED
             return
         self.state = JobState.RUNNING
         try:
-            self.result = self._iterate(self._work())
+            self.result = self._iterate(self._work(), between_steps)
             state = JobState.CANCELLED if self._cancelled.is_set() else JobState.DONE
         except (torch.OutOfMemoryError, MemoryError) as error:
             self.error, state = _out_of_memory(error), JobState.FAILED
@@ -112,10 +116,14 @@ class Job:
             self.error, state = _out_of_memory(error) if out_of_memory else error, JobState.FAILED
         self.state = state
 
-    def _iterate(self, work: Generator[Event, None, object]) -> object | None:
+    def _iterate(
+        self, work: Generator[Event, None, object], between_steps: Callable[[], None] | None
+    ) -> object | None:
         try:
             while not self._cancelled.is_set():
                 self._events.put(next(work))
+                if between_steps is not None and not self._cancelled.is_set():
+                    between_steps()
         except StopIteration as end:
             return end.value
         finally:
@@ -133,10 +141,11 @@ def _out_of_memory(error: Exception) -> OutOfMemoryError:
 
 
 class Worker:
-    """Runs jobs one after the other on one thread."""
+    """Runs jobs one after the other on one thread; background jobs give way to all others."""
 
     def __init__(self) -> None:
         self._waiting: list[Job] = []
+        self._background: list[Job] = []
         self._changed = threading.Condition()
         self._is_closed = False
         self._is_busy = False
@@ -145,15 +154,17 @@ class Worker:
 
     @property
     def num_waiting(self) -> int:
-        """Jobs that have not begun."""
+        """Jobs that have not begun, those in the background not counted."""
         with self._changed:
             return len(self._waiting)
 
-    def submit(self, work: Work) -> Job:
+    def submit(self, work: Work, *, in_background: bool = False) -> Job:
         """Put work at the end of the queue.
 
         Args:
             work: Called on the worker's thread; its events go to the job.
+            in_background: Do it while nothing else waits; between any two of its events, whatever
+                waits goes first.
 
         Raises:
             RuntimeError: The worker was closed.
@@ -162,7 +173,7 @@ class Worker:
         with self._changed:
             if self._is_closed:
                 raise RuntimeError("The engine is closed.")
-            self._waiting.append(job)
+            (self._background if in_background else self._waiting).append(job)
             self._changed.notify()
         return job
 
@@ -170,7 +181,7 @@ class Worker:
         """Cancel what waits, and end the thread once the running job has ended."""
         with self._changed:
             self._is_closed = True
-            for job in self._waiting:
+            for job in (*self._waiting, *self._background):
                 job.cancel()
             self._changed.notify()
 
@@ -183,15 +194,30 @@ class Worker:
     def _loop(self) -> None:
         while True:
             with self._changed:
-                self._is_busy = False
-                self._changed.wait_for(lambda: self._waiting or self._is_closed)
-                if not self._waiting:
+                self._changed.wait_for(lambda: self._waiting or self._background or self._is_closed)
+                if not self._waiting and not self._background:
+                    return
+                job = None if self._waiting else self._background.pop(0)
+            if job is None:
+                self._run_waiting()
+            else:
+                _run(job, self._run_waiting)
+
+    def _run_waiting(self) -> None:
+        """Run every job that waits, also those that come meanwhile."""
+        while True:
+            with self._changed:
+                self._is_busy = bool(self._waiting)
+                if not self._is_busy:
                     return
                 job = self._waiting.pop(0)
-                self._is_busy = True
-            job.run()
-            if job.error is not None:
-                _free_memory()
+            _run(job)
+
+
+def _run(job: Job, between_steps: Callable[[], None] | None = None) -> None:
+    job.run(between_steps)
+    if job.error is not None:
+        _free_memory()
 
 
 def _free_memory() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from nexusquant.lattice.box_code import check_bits
 
 # fields and bytes of the smallest piece that ends on a byte border, by bits per field
-_FIELDS_AND_BYTES = {1: (8, 1), 2: (4, 1), 3: (8, 3), 4: (2, 1)}
+_FIELDS_AND_BYTES = {1: (8, 1), 2: (4, 1), 3: (8, 3), 4: (2, 1), 5: (8, 5), 6: (4, 3)}
 
 
 def pack_fields(fields: Tensor, bits: int) -> Tensor:
@@ -34,9 +34,10 @@ def pack_fields(fields: Tensor, bits: int) -> Tensor:
         raise ValueError(f"fields have {dim} values a vector; the number must be divisible by 8.")
     num_fields, num_bytes = _FIELDS_AND_BYTES[bits]
     pieces = fields.reshape(*fields.shape[:-1], dim // num_fields, num_fields)
-    word = pieces[..., 0].to(torch.int32)
+    kind = _word_type(num_bytes)
+    word = pieces[..., 0].to(kind)
     for i in range(1, num_fields):
-        word |= pieces[..., i].to(torch.int32) << (i * bits)
+        word |= pieces[..., i].to(kind) << (i * bits)
     packed = [(word >> (8 * j)).to(torch.uint8) for j in range(num_bytes)]
     return torch.stack(packed, dim=-1).flatten(-2)
 
@@ -62,9 +63,14 @@ def unpack_fields(packed: Tensor, bits: int) -> Tensor:
         )
     num_fields, num_bytes = _FIELDS_AND_BYTES[bits]
     pieces = packed.reshape(*packed.shape[:-1], width // num_bytes, num_bytes)
-    word = pieces[..., 0].to(torch.int32)
+    kind = _word_type(num_bytes)
+    word = pieces[..., 0].to(kind)
     for j in range(1, num_bytes):
-        word |= pieces[..., j].to(torch.int32) << (8 * j)
+        word |= pieces[..., j].to(kind) << (8 * j)
     mask = 2**bits - 1
     fields = [((word >> (i * bits)) & mask).to(torch.uint8) for i in range(num_fields)]
     return torch.stack(fields, dim=-1).flatten(-2)
+
+
+def _word_type(num_bytes: int) -> torch.dtype:
+    return torch.int32 if num_bytes < 4 else torch.int64

@@ -3,7 +3,8 @@
 Knows how `packing` lays out bits and what `box_code` makes of fields; knows no scales. A word of
 a subvector's bytes indexes rows of ready values, so that decoding is one gather. Words of 1 and
 2 bits hold a whole subvector. Of 3 and 4 bits the table would be too large: a word is half a
-subvector, and the parity of both halves together is part of the index.
+subvector, and the parity of both halves together is part of the index. Of more bits even that is
+too large: those few are computed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from torch import Tensor
 from nexusquant.lattice.box_code import check_bits, decode_box
 from nexusquant.lattice.e8 import DIM
 from nexusquant.lattice.packing import unpack_fields
+
+MOST_TABLE_BITS = 4
+"""Widest code that is decoded by table."""
 
 
 def decode_packed(packed: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
@@ -40,6 +44,9 @@ def decode_packed(packed: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
         raise ValueError(
             f"packed has {width} bytes a vector; {bits}-bit codes need a multiple of {bits}."
         )
+    if bits > MOST_TABLE_BITS:
+        groups = unpack_fields(packed, bits).unflatten(-1, (-1, DIM))
+        return decode_box(groups, bits).flatten(-2).to(dtype)
     table = word_table(bits, packed.device, dtype)
     values = table.index_select(0, _row_index(packed.reshape(-1), bits))
     return values.view(*packed.shape[:-1], width // bits * DIM)
@@ -50,7 +57,7 @@ def word_table(bits: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Make the table of values for every word, a constant of the code.
 
     Args:
-        bits: Bits per value, one of `CODE_BITS`.
+        bits: Bits per value, up to `MOST_TABLE_BITS`.
         device: Where the table lives.
         dtype: Floating type of the values.
 
@@ -60,9 +67,11 @@ def word_table(bits: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         is that of the whole subvector: [4 * 2^(4 bits), 4].
 
     Raises:
-        ValueError: An unknown width.
+        ValueError: An unknown width, or one without a table.
     """
     check_bits(bits)
+    if bits > MOST_TABLE_BITS:
+        raise ValueError(f"bits is {bits}; tables end at {MOST_TABLE_BITS}.")
     table = _table_of_subvectors(bits) if bits <= 2 else _table_of_halves(bits)
     return table.to(device=device, dtype=dtype)
 

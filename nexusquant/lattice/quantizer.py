@@ -1,11 +1,13 @@
-"""Vectors to packed bytes and back: mean, rotation, box code, logarithmic scale.
+"""Vectors to packed bytes and back: mean, basis, box codes of several widths, one scale.
 
 Knows the shapes of vectors and how the parts of the code fit together; knows no models, layers,
-pages or attention.
+pages or attention. A vector less the mean is written in a basis whose coordinates, eight at a
+time, are coded in a width of their own: `x_hat = mean + scale * points @ basis`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,10 +16,18 @@ from torch import Tensor
 
 from nexusquant.lattice.box_code import STEP_PER_RMS, check_bits, decode_box, encode_box
 from nexusquant.lattice.e8 import DIM
-from nexusquant.lattice.log_scale import decode_scale, encode_scale
+from nexusquant.lattice.log_scale import (
+    LOWEST_EXPONENT,
+    STEPS_PER_OCTAVE,
+    decode_scale,
+    encode_scale,
+)
 from nexusquant.lattice.packing import pack_fields
 from nexusquant.lattice.point_table import decode_packed
 from nexusquant.lattice.rotation import rotation_matrix
+
+SCALE_FACTORS = (0.65, 0.8, 1.0, 1.25, 1.6)
+"""Scales that are tried for every vector, over the RMS of its coordinates."""
 
 # values coded at a time: bounds the float32 temporaries, and small ones stay in a CPU's cache
 _VALUES_PER_SLICE = 2**18
@@ -32,7 +42,7 @@ class PackedVectors(NamedTuple):
     """Coded vectors.
 
     Args:
-        codes: Packed fields. [..., N, D * bits / 8], uint8.
+        codes: Packed fields. [..., N, bytes], uint8.
         scales: Logarithmic codes of the vectors' scales. [..., N], uint8.
     """
 
@@ -42,67 +52,116 @@ class PackedVectors(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class E8Quantizer:
-    """Codes vectors in `bits` bits per value and one byte of scale per vector.
+    """Codes vectors in `widths` bits per coordinate and one byte of scale per vector.
 
     Args:
-        bits: Bits per value, one of `CODE_BITS`.
-        rotation: Orthonormal matrix, applied as `x @ rotation`. [D, D], float32.
-        mean: What is subtracted before rotating, or None. Broadcastable to [..., 1, D], float32,
-            on the device of `rotation`.
+        widths: Bits of each group of eight coordinates, none larger than the one before it;
+            0 means that the group is not stored.
+        basis: What one step of each coordinate adds to a vector of scale 1, one row each, in
+            units of `row_units`. [D, D] or [H, D, D] with a basis for each head, invertible, int8.
+        row_units: [D] or [H, D], float16.
+        gains: Weight of one step in each group; errors are made small in this measure.
+            [D / 8] or [H, D / 8], float32.
+        mean: What is subtracted first, or None. [1, D] or [H, 1, D], float32.
 
     Raises:
         ValueError: An unknown width, or sizes that do not fit together.
     """
 
-    bits: int
-    rotation: Tensor
+    widths: tuple[int, ...]
+    basis: Tensor
+    row_units: Tensor
+    gains: Tensor
     mean: Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_bits(self.bits)
-        shape = tuple(self.rotation.shape)
-        if len(shape) != 2 or shape[0] != shape[1] or shape[0] % DIM:
-            raise ValueError(f"rotation has shape {shape}; it must be square, of 8 n rows.")
+        for width in self.widths:
+            if width:
+                check_bits(width)
+        if list(self.widths) != sorted(self.widths, reverse=True) or not any(self.widths):
+            raise ValueError(f"widths is {self.widths}; they must fall, from 1 bit or more.")
+        shape = tuple(self.basis.shape)
+        if len(shape) < 2 or shape[-1] != shape[-2] or shape[-1] != DIM * len(self.widths):
+            raise ValueError(f"basis has shape {shape}; it must be square, 8 rows for each width.")
+        if self.gains.shape[-1] != len(self.widths):
+            raise ValueError(f"gains has {self.gains.shape[-1]} values; one for each width is due.")
         if self.mean is not None and self.mean.shape[-1] != self.dim:
-            raise ValueError(f"mean has {self.mean.shape[-1]} values; the rotation has {self.dim}.")
+            raise ValueError(f"mean has {self.mean.shape[-1]} values; the basis has {self.dim}.")
 
     @classmethod
-    def create(cls, dim: int, bits: int, seed: int, device: torch.device | str) -> E8Quantizer:
-        """Make a quantizer with a seeded rotation and no mean.
+    def create(cls, dim: int, bits: float, seed: int, device: torch.device | str) -> E8Quantizer:
+        """Make a quantizer whose basis is a seeded rotation, without a mean.
 
         Args:
             dim: Values in one vector; a positive multiple of 8.
-            bits: Bits per value, one of `CODE_BITS`.
+            bits: Mean bits per value; between two widths, the first groups take the larger.
             seed: Seed of the rotation.
             device: Where the vectors to code live.
-
-        Returns:
-            The quantizer; `dataclasses.replace(quantizer, mean=...)` adds a mean.
 
         Raises:
             ValueError: An unknown width, or a `dim` that is not a positive multiple of 8.
         """
-        return cls(bits=bits, rotation=rotation_matrix(dim, seed).to(device))
+        rotation = rotation_matrix(dim, seed)
+        num_groups = dim // DIM
+        least, num_larger = divmod(round(bits * num_groups), num_groups)
+        widths = (least + 1,) * num_larger + (least,) * (num_groups - num_larger)
+        for width in set(widths):
+            check_bits(width)
+        gains = torch.tensor([STEP_PER_RMS[width] for width in widths])
+        rows = rotation.T * gains.repeat_interleave(DIM).unsqueeze(1)
+        return cls.of_rows(widths, rows.to(device), gains.to(device))
+
+    @classmethod
+    def of_rows(
+        cls, widths: tuple[int, ...], rows: Tensor, gains: Tensor, mean: Tensor | None = None
+    ) -> E8Quantizer:
+        """Make a quantizer with its basis in 8 bits a number.
+
+        The rounding makes another basis, a little off the best one, and costs nothing else:
+        coding inverts the basis that is stored.
+
+        Args:
+            widths: See the class.
+            rows: The basis. [D, D] or [H, D, D], floating.
+            gains: See the class.
+            mean: See the class.
+        """
+        units = (rows.abs().amax(dim=-1) / 127).to(torch.float16)
+        units = units.clamp(min=torch.finfo(torch.float16).smallest_normal)
+        basis = (rows / units.float().unsqueeze(-1)).round().clamp(-127, 127).to(torch.int8)
+        return cls(widths, basis, units, gains, mean)
 
     @property
     def dim(self) -> int:
         """Values in one vector."""
-        return self.rotation.shape[0]
+        return self.basis.shape[-1]
+
+    @property
+    def num_coded(self) -> int:
+        """Coordinates that are stored: those of groups with bits, which come first."""
+        return DIM * sum(width > 0 for width in self.widths)
 
     @property
     def bytes_per_vector(self) -> int:
-        """Stored bytes of one vector, its scale included."""
-        return self.dim * self.bits // 8 + 1
+        """Stored bytes of one vector, its scale included: a group of b bits takes b bytes."""
+        return sum(self.widths) + 1
+
+    @property
+    def decoder(self) -> Tensor:
+        """The basis rows of stored coordinates. [..., num_coded, D], float32."""
+        return self._rows(self.num_coded)
 
     def encode(self, vectors: Tensor) -> PackedVectors:
         """Code vectors so that, up to the rounding of the scale, <x, x_hat> = <x, x>.
 
         A coarse nearest-point code shrinks what it codes; setting the stored scale by the inner
-        product undoes that, so that sums over many vectors come out right. A vector (less the
-        mean) of zeros, or too small for the smallest scale, decodes to zeros.
+        product undoes that, so that sums over many vectors come out right. Of the scales tried,
+        the one wins that leaves the least error. Both are measured in stored coordinates,
+        weighted by `gains`. A vector (less the mean) of zeros, or too small
+        for the smallest scale, decodes to zeros.
 
         Args:
-            vectors: Vectors to code. [..., N, D], floating, finite, on the rotation's device.
+            vectors: Vectors to code. [..., N, D], floating, finite, on the basis's device.
 
         Returns:
             The packed vectors.
@@ -111,14 +170,18 @@ class E8Quantizer:
             ValueError: A wrong D, or values that are NaN or infinite.
         """
         self._check(vectors)
-        *batch, num_vectors, dim = vectors.shape
-        codes = vectors.new_empty(*batch, num_vectors, dim * self.bits // 8, dtype=torch.uint8)
+        *batch, num_vectors, _ = vectors.shape
+        codes = vectors.new_empty(*batch, num_vectors, sum(self.widths), dtype=torch.uint8)
         scales = vectors.new_empty(*batch, num_vectors, dtype=torch.uint8)
+        # its first columns give the stored coordinates; rounding of the basis is undone exactly
+        encoder = torch.linalg.inv(self._rows(self.dim).double())[..., : self.num_coded].float()
         values_per_row = max(1, vectors[..., :1, :].numel())
         rows = max(1, _VALUES_PER_SLICE // values_per_row)
         for start in range(0, num_vectors, rows):
             part = slice(start, start + rows)
-            codes[..., part, :], scales[..., part] = self._encode_slice(vectors[..., part, :])
+            x = vectors[..., part, :].float().clamp(-_LARGEST_INPUT, _LARGEST_INPUT)
+            y = (x if self.mean is None else x - self.mean) @ encoder
+            codes[..., part, :], scales[..., part] = self._encode_steps(y)
         return PackedVectors(codes, scales)
 
     def decode(self, packed: PackedVectors, dtype: torch.dtype) -> Tensor:
@@ -131,42 +194,90 @@ class E8Quantizer:
         Returns:
             Vectors. [..., N, D].
         """
-        points, scales = self.decode_rotated(packed, torch.float32)
-        vectors = (points * scales.unsqueeze(-1)) @ self.rotation.T
+        points, scales = self.decode_points(packed, torch.float32)
+        vectors = (points * scales.unsqueeze(-1)) @ self.decoder
         return (vectors if self.mean is None else vectors + self.mean).to(dtype)
 
-    def decode_rotated(self, packed: PackedVectors, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Rebuild vectors less the mean in the rotated basis, sizes apart.
+    def decode_points(self, packed: PackedVectors, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Rebuild stored coordinates and scales, apart: `points * scales @ decoder + mean`.
 
-        For attention that rotates the query instead of every key: with q' = q @ rotation, the
-        product <q, x_hat> is scale * <q', point> + <q, mean>.
+        For attention that takes many vectors together before it leaves the basis.
 
         Args:
             packed: What `encode` made.
             dtype: Floating type of the results.
 
         Returns:
-            Values in units of the step [..., N, D] and the scales [..., N].
+            Coordinates in steps [..., N, num_coded] and the scales [..., N].
         """
-        points = decode_packed(packed.codes, self.bits, dtype)
+        runs = [
+            decode_packed(packed.codes[..., part], width, dtype)
+            for width, part in self._byte_runs()
+        ]
+        points = runs[0] if len(runs) == 1 else torch.cat(runs, dim=-1)
         return points, decode_scale(packed.scales, dtype)
 
-    def _encode_slice(self, vectors: Tensor) -> PackedVectors:
-        x = vectors.float().clamp(-_LARGEST_INPUT, _LARGEST_INPUT)
-        x = (x if self.mean is None else x - self.mean) @ self.rotation
-        rms = x.square().mean(dim=-1, keepdim=True).sqrt()
-        # a step from the grid makes the codes insensitive to the last bits of the RMS
-        step_codes = encode_scale(STEP_PER_RMS[self.bits] * rms)
-        step = decode_scale(step_codes.clamp(min=1), torch.float32)
-        y = (x / step).view(*x.shape[:-1], self.dim // DIM, DIM)
-        fields = encode_box(y, self.bits)
-        energy = y.square().sum(dim=(-2, -1))
-        aligned = (y * decode_box(fields, self.bits)).sum(dim=(-2, -1))
-        rescale = (energy / aligned.clamp(min=1e-6)).clamp(_LEAST_RESCALE, _MOST_RESCALE)
-        scales = encode_scale((step * rescale.unsqueeze(-1)).squeeze(-1))
+    def _rows(self, count: int) -> Tensor:
+        rows = self.basis[..., :count, :].float()
+        return rows.mul_(self.row_units[..., :count].float().unsqueeze(-1))
+
+    def _encode_steps(self, y: Tensor) -> PackedVectors:
+        """Code coordinates in steps. [..., N, num_coded], float32."""
+        metric = self._per_coordinate(self.gains).square()
+        unit = self._per_coordinate(
+            self.gains.new_tensor([STEP_PER_RMS.get(w, 0.0) for w in self.widths])
+        )
+        rms = (y * unit).square().mean(dim=-1).sqrt()
+        energy = (y.square() * metric).sum(dim=-1)
+        best: tuple[Tensor, Tensor, Tensor] | None = None
+        for factor in SCALE_FACTORS:
+            scale = _on_fine_grid(rms * factor)
+            fields, points = self._nearest(y / scale.unsqueeze(-1))
+            aligned = (y * points * metric).sum(dim=-1).clamp(min=1e-12)
+            rescale = (energy / (aligned * scale)).clamp(_LEAST_RESCALE, _MOST_RESCALE)
+            unbiased = scale * rescale
+            codes = encode_scale(unbiased)
+            # what stays beside the vector, and what rounding the scale adds, up or down alike
+            rounding = (decode_scale(codes, torch.float32) - unbiased).square()
+            error = (rounding + unbiased.square()) * (points.square() * metric).sum(dim=-1)
+            found = (error, fields, codes)
+            best = found if best is None else _better(best, found)
+        _, fields, codes = best
         # the codebook has no zero: what is too small for the finest step must get scale 0
-        scales = scales.masked_fill((step_codes == 0).squeeze(-1), 0)
-        return PackedVectors(pack_fields(fields.flatten(-2), self.bits), scales)
+        return PackedVectors(self._pack(fields), codes.masked_fill(encode_scale(rms) == 0, 0))
+
+    def _nearest(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Fields (uint8) and the points they name, both shaped like `y`."""
+        fields, points = [], []
+        for width, part in self._coordinate_runs():
+            groups = y[..., part].unflatten(-1, (-1, DIM))
+            fields.append(encode_box(groups, width))
+            points.append(decode_box(fields[-1], width).flatten(-2))
+        return torch.cat([f.flatten(-2) for f in fields], dim=-1), torch.cat(points, dim=-1)
+
+    def _pack(self, fields: Tensor) -> Tensor:
+        runs = [pack_fields(fields[..., part], width) for width, part in self._coordinate_runs()]
+        return torch.cat(runs, dim=-1)
+
+    def _coordinate_runs(self) -> Iterator[tuple[int, slice]]:
+        """Each width in use with the coordinates that have it."""
+        first = 0
+        for width in dict.fromkeys(filter(None, self.widths)):
+            end = first + DIM * self.widths.count(width)
+            yield width, slice(first, end)
+            first = end
+
+    def _byte_runs(self) -> Iterator[tuple[int, slice]]:
+        """Each width in use with the bytes of its codes."""
+        first = 0
+        for width in dict.fromkeys(filter(None, self.widths)):
+            end = first + width * self.widths.count(width)
+            yield width, slice(first, end)
+            first = end
+
+    def _per_coordinate(self, of_groups: Tensor) -> Tensor:
+        """[..., D / 8] -> [..., 1, num_coded]."""
+        return of_groups.repeat_interleave(DIM, dim=-1)[..., None, : self.num_coded]
 
     def _check(self, vectors: Tensor) -> None:
         if vectors.dim() < 2 or vectors.shape[-1] != self.dim:
@@ -174,3 +285,22 @@ class E8Quantizer:
             raise ValueError(f"vectors have shape {shape}; they must be [..., N, {self.dim}].")
         if not vectors.isfinite().all():
             raise ValueError("vectors hold NaN or infinite values, which cannot be coded.")
+
+
+def _on_fine_grid(scale: Tensor) -> Tensor:
+    # a grid makes codes insensitive to the last bits of a sum; that of the stored scales is too
+    # coarse: with it, their rounding would always go the same way
+    steps = (scale.clamp(min=2.0**LOWEST_EXPONENT).log2() * 8 * STEPS_PER_OCTAVE).round()
+    return (steps / (8 * STEPS_PER_OCTAVE)).exp2()
+
+
+def _better(
+    one: tuple[Tensor, Tensor, Tensor], other: tuple[Tensor, Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of two codings (error, fields, scale), for every vector the one with the smaller error."""
+    wins = other[0] < one[0]
+    return (
+        torch.where(wins, other[0], one[0]),
+        torch.where(wins.unsqueeze(-1), other[1], one[1]),
+        torch.where(wins, other[2], one[2]),
+    )

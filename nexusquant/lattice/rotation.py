@@ -34,13 +34,14 @@ def rotation_matrix(dim: int, seed: int) -> Tensor:
     odd_part = dim
     while odd_part % 2 == 0:
         odd_part //= 2
-    spread = torch.kron(_hadamard(dim // odd_part), _cosine(odd_part))
+    spread = torch.kron(hadamard(dim // odd_part), _cosine(odd_part))
     generator = torch.Generator().manual_seed(seed)
     signs = 2.0 * torch.randint(0, 2, (dim, 1), generator=generator) - 1
     return (signs * spread).float().contiguous()
 
 
-def _hadamard(dim: int) -> Tensor:
+def hadamard(dim: int) -> Tensor:
+    """Orthonormal Hadamard matrix of Sylvester, `dim` a power of two. [dim, dim], float64."""
     matrix = torch.ones(1, 1, dtype=torch.float64)
     butterfly = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
     while matrix.shape[0] < dim:

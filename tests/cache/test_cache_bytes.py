@@ -78,7 +78,7 @@ def test_the_open_span_is_counted_at_full_precision():
     model = tiny_models.llama()
     cache = CompressedCache(model, SAFE)
     read(model, cache, tiny_models.token_ids(1000))
-    assert cache.usage().compression_factor == pytest.approx(0.5, rel=0.01)
+    assert part(cache, "exact") == 2 * cache.usage().uncompressed_bytes
     cache.finish_prefill()
     assert cache.usage().compression_factor > 3
 
@@ -111,7 +111,7 @@ def keeping(share):
 
 
 @pytest.mark.parametrize(
-    ("config", "least"), [(SAFE, 5.5), (keeping(0.6), 10), (keeping(0.3), 18), (keeping(0.125), 31)]
+    ("config", "least"), [(SAFE, 5.5), (keeping(0.6), 10), (keeping(0.3), 17), (keeping(0.12), 30)]
 )
 def test_4096_tokens_of_smollm2s_shape_shrink_by(config, least):
     model = tiny_models.smollm_shaped()

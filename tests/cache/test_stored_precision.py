@@ -8,7 +8,6 @@ from tolerances import error
 
 import nexusquant
 from nexusquant import CompressedCache, CompressionConfig, QuantConfig
-from nexusquant.config import CODE_BITS
 
 document = tiny_models.token_ids(200)
 answer = tiny_models.token_ids(70, seed=2)
@@ -19,13 +18,14 @@ def exact_types(cache):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_16_bit_model_keeps_its_own_type(dtype):
+def test_a_16_bit_model_keeps_16_bits(dtype):
     model = tiny_models.llama(dtype=dtype)
-    for config in (OFF, SAFE):
+    # keys less their mean are small: float16 says more of them than bfloat16
+    for config, expected in ((OFF, {dtype}), (SAFE, {dtype, torch.float16})):
         cache = nexusquant.prefill(model, document, config)
-        assert exact_types(cache) == {dtype}
+        assert exact_types(cache) == expected
         decode(model, cache, answer)
-        assert exact_types(cache) == {dtype}
+        assert exact_types(cache) == expected
 
 
 def test_a_float32_model_stores_16_bits_once_the_span_is_closed():
@@ -102,7 +102,7 @@ def test_more_bits_bring_the_logits_closer(key_bias):
         relative_error(
             model, CompressionConfig(quant=QuantConfig(key_bits=n, value_bits=n)), expected
         )
-        for n in CODE_BITS
+        for n in (1, 1.5, 2, 2.5, 3, 3.5, 4)
     ]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 0.05

@@ -57,7 +57,8 @@ def make_case(
         pools.append(fill_pages(codes, table))
     query = gaussian(num_heads * groups, q_len, dim).to(dtype)
     exact = [gaussian(num_heads, max(num_exact, q_len), dim).to(dtype) for _ in coders]
-    view = PackedView(*pools, table, torch.tensor(lengths), *coders)
+    positions = torch.arange(max(lengths)).expand(num_heads, -1)
+    view = PackedView(*pools, table, torch.tensor(lengths), positions, *coders)
     return Case(view, *decoded, query, *exact)
 
 

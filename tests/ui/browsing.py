@@ -14,6 +14,7 @@ import pytest
 import uvicorn
 from fake_engine import FakeEngine, Script, numbered_words
 from playwright.sync_api import BrowserContext, Page, sync_playwright
+from test_following import wait_for
 from visitors import make_services
 
 from ui.layout import build_ui
@@ -47,9 +48,11 @@ class Site:
 
     def rest(self) -> None:
         """Stop what runs and forget what the last test scripted."""
-        self.services.sessions.close()
+        self.services.close()
         self.engine.script = Script(numbered_words)
         assert self.engine.submit(lambda: iter_nothing()).wait(10)
+        wait_for(lambda: not self.services.models.is_testing)
+        self.engine.report = None
 
 
 def iter_nothing():
@@ -69,7 +72,7 @@ def serve_fake(data_dir: Path, *, is_loaded: bool = True) -> Iterator[Site]:
     while not server.started:
         time.sleep(0.02)
     yield Site(f"http://127.0.0.1:{port}/", engine, services)
-    services.sessions.close()
+    services.close()
     server.should_exit = True
     thread.join(5)
     engine.close()

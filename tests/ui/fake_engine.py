@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nexusquant.cache.usage import CacheUsage
@@ -25,6 +25,9 @@ from nexusquant.engine import (
     Message,
     ModelInfo,
     PrefillProgress,
+    PresetReport,
+    SelfTestProgress,
+    SelfTestReport,
     TextDelta,
     Worker,
 )
@@ -49,6 +52,21 @@ FAKE_MODEL = ModelInfo(
 )
 
 
+def fake_report(**kls: float) -> SelfTestReport:
+    """Figures of a model on which `max` is unsafe; `kls` replaces the KL of presets by name."""
+    figures = {
+        "safe": (6.94, 0.0061, 0.0083, 0.971),
+        "high": (9.87, 0.0112, 0.0204, 0.955),
+        "balanced": (15.93, 0.0287, 0.0412, 0.934),
+        "max": (28.41, 0.1208, 0.4127, 0.811),
+    }
+    presets = [
+        PresetReport(name, factor, kls.get(name, kl), kls.get(name, recall), top1)
+        for name, (factor, kl, recall, top1) in figures.items()
+    ]
+    return SelfTestReport(presets, num_prefix_tokens=1536, num_compared_tokens=384)
+
+
 @dataclass
 class Script:
     """What the fake model does; tests change it between turns.
@@ -59,7 +77,10 @@ class Script:
         chunk_delay_s: Seconds for each chunk of the prompt.
         chunk_tokens: Tokens in a chunk.
         load_delay_s: Seconds for each of the ten steps of loading a model.
-        fail_next: Raised by the next reply or read after its first chunk, then forgotten.
+        test_delay_s: Seconds for each preset of the self-test.
+        report: What the self-test finds.
+        is_report_kept: Whether it stands on disk when a model is loaded.
+        fail_next: Raised by the next reply, read or test after its first step, then forgotten.
     """
 
     answer: Callable[[str, CompressionConfig], str]
@@ -67,6 +88,9 @@ class Script:
     chunk_delay_s: float = 0.0
     chunk_tokens: int = 64
     load_delay_s: float = 0.0
+    test_delay_s: float = 0.0
+    report: SelfTestReport = field(default_factory=fake_report)
+    is_report_kept: bool = False
     fail_next: Exception | None = None
 
 
@@ -85,12 +109,14 @@ class FakeEngine:
     Attributes:
         num_overlaps: Times that two generators ran at once; the queue must keep it at 0.
         prompts: The text of every reply, in order.
+        num_tests: Self-tests begun so far.
     """
 
     def __init__(self, script: Script | None = None, *, is_loaded: bool = True) -> None:
         self.script = script or Script(numbered_words)
         self.info: ModelInfo | None = FAKE_MODEL if is_loaded else None
-        self.num_overlaps = 0
+        self.report: SelfTestReport | None = None
+        self.num_overlaps = self.num_tests = 0
         self.prompts: list[str] = []
         self._worker = Worker()
         self._busy = threading.Lock()
@@ -108,6 +134,13 @@ class FakeEngine:
 
     def submit(self, work: Callable[[], Iterator[Event]]) -> Job:
         return self._worker.submit(lambda: self._watched(work))
+
+    def self_test(self) -> Job:
+        """Runs beside the queue: who gives way to whom is the real worker's business."""
+        self.num_tests += 1
+        job = Job(self._test, lambda _job: 0)
+        threading.Thread(target=job.run, daemon=True).start()
+        return job
 
     def new_conversation(self, config: CompressionConfig) -> FakeConversation:
         return FakeConversation(self, config)
@@ -135,7 +168,25 @@ class FakeEngine:
         if name == "missing/model":
             raise ValueError("missing/model is neither a folder nor a known model.")
         self.info = replace(FAKE_MODEL, name=name or FAKE_MODEL.name)
+        self.report = self.script.report if self.script.is_report_kept else None
         return self.info
+
+    def _test(self) -> Iterator[Event]:
+        presets = [measured.preset for measured in self.script.report.presets]
+        for done, preset in enumerate(presets):
+            yield SelfTestProgress(preset, done, len(presets))
+            began = time.monotonic()
+            # a test that changes the script need not wait for the end of this preset
+            while time.monotonic() - began < self.script.test_delay_s:
+                time.sleep(0.01)
+            self.fail_if_scripted()
+        self.report = self.script.report
+        return self.report
+
+    def fail_if_scripted(self) -> None:
+        error, self.script.fail_next = self.script.fail_next, None
+        if error is not None:
+            raise error
 
     def _watched(self, work: Callable[[], Iterator[Event]]) -> Iterator[Event]:
         is_alone = self._busy.acquire(blocking=False)
@@ -208,7 +259,7 @@ class FakeConversation:
         for done in range(chunk, total + chunk, chunk):
             time.sleep(self._engine.script.chunk_delay_s)
             yield PrefillProgress(min(done, total), total, time.monotonic() - began)
-            self._fail_if_scripted()
+            self._engine.fail_if_scripted()
 
     def _check_fits(self, num_tokens: int) -> None:
         context = self._engine.info.context_length
@@ -216,11 +267,6 @@ class FakeConversation:
             raise ValueError(
                 f"The prompt has {num_tokens} tokens; the model's context holds {context}."
             )
-
-    def _fail_if_scripted(self) -> None:
-        error, self._engine.script.fail_next = self._engine.script.fail_next, None
-        if error is not None:
-            raise error
 
     def _stats(self, read: str, num_new: int, began: float) -> GenerationStats:
         elapsed = max(time.monotonic() - began, 1e-3)

@@ -389,3 +389,34 @@ def test_fifty_random_events_never_run_two_jobs_at_once(visit, site):
     ask(tabs[0], "still alive?")
     wait_for_text(tabs[0], "#chat-log", "still alive?")
     wait_for_text(tabs[0], "#chat-figures", "12 tokens")
+
+
+def test_presets_are_tested_while_one_chats_and_an_unsafe_one_is_asked_about(visit, site):
+    site.script.test_delay_s = 60
+    page = visit().page
+    wait_for_text(page, "#chat-preset-text", "Not yet tested on this model.")
+    site.services.models.load(None)
+    ask(page, "Count")
+    wait_for_text(page, "#chat-log", ALL_WORDS)
+    open_tab(page, "Settings")
+    wait_for_text(page, "#set-test-status", "Testing presets: safe (1 of 4)")
+    page.click("#set-stop-test")
+    wait_for_text(page, "#set-test-status", "Stopping the test.")
+    site.script.test_delay_s = 0.0
+    wait_for_text(page, "#set-test-status", "was stopped")
+    page.click("#set-test")
+    wait_for_text(page, "#set-presets", "unsafe for this model")
+    assert "413" in page.get_by_role("row", name="Max").inner_text()
+    wait_for_text(page, "#set-test", "Test again")
+    open_tab(page, "Chat")
+    wait_for_text(page, "#chat-preset-text", "15.9× smaller, KL 0.029")
+    page.locator("#chat-preset").get_by_label("Max (unsafe here)").click()
+    wait_for_text(page, "#chat-preset-question", "KL 0.413, where 0.05 is the limit")
+    assert page.locator("#chat-preset").get_by_label("Balanced").is_checked()
+    page.click("#chat-preset-keep >> text=Keep Balanced")
+    page.wait_for_selector("#chat-preset-question", state="hidden")
+    page.locator("#chat-preset").get_by_label("Max (unsafe here)").click()
+    page.click("#chat-preset-anyway >> text=Use Max anyway")
+    wait_for_text(page, "#chat-preset-text", "Max is unsafe for this model")
+    assert page.locator("#chat-preset").get_by_label("Max (unsafe here)").is_checked()
+    page.wait_for_selector("#chat-preset-question", state="hidden")

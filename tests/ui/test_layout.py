@@ -38,14 +38,14 @@ def test_no_event_is_open_to_clients(page):
 
 
 def test_stop_does_not_wait_in_the_queue_behind_what_it_stops(page):
-    stops = [fn for fn in page.fns.values() if fn.name in ("stop", "stop_loading")]
-    assert len(stops) == 4
+    stops = [fn for fn in page.fns.values() if fn.name in ("stop", "stop_loading", "stop_test")]
+    assert len(stops) == 5
     assert not any(fn.queue for fn in stops)
 
 
 def test_events_that_watch_a_job_never_wait_for_each_other(page):
     names = {"send", "regenerate", "follow", "after_stop", "read", "ask", "run", "open_file",
-             "load_model"}  # fmt: skip
+             "load_model", "watch"}  # fmt: skip
     watching = [fn for fn in page.fns.values() if fn.name in names]
     assert {fn.name for fn in watching} == names
     assert {fn.concurrency_limit for fn in watching} == {None}

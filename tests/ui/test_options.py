@@ -34,10 +34,14 @@ def refused(capsys, *arguments: str, environment: dict | None = None) -> str:
 def test_without_flags_only_this_computer_gets_in():
     chosen = parse_options([], {}, never_asked)
     assert (chosen.host, chosen.port, chosen.passwords) == ("127.0.0.1", 7860, {})
-    assert chosen.preset == "safe"
     assert chosen.model is None
     assert chosen.open_browser
     assert not chosen.is_shared
+
+
+def test_the_preset_is_left_to_the_self_test_unless_one_is_given():
+    assert parse_options([], {}, never_asked).preset is None
+    assert parse_options(["--preset", "max"], {}, never_asked).preset == "max"
 
 
 @pytest.mark.parametrize(

@@ -92,9 +92,8 @@ def test_no_preset_text_promises_a_factor(name):
 def test_a_preset_text_says_what_is_done_and_what_it_risks():
     config = CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.125))
     text = presenters.describe_config(config)
-    bits = f"{config.quant.key_bits}-bit keys and {config.quant.value_bits}-bit values"
     assert text == (
-        f"{bits}; 12.5 % of the key-value pairs are kept. "
+        "2-bit keys and 2-bit values; 12.5 % of the key-value pairs are kept. "
         "For summaries only; single facts are often lost."
     )
     assert "Every token is kept" in presenters.describe_config(PRESETS["safe"])
@@ -110,11 +109,11 @@ def test_a_stronger_preset_carries_a_stronger_warning(weaker, stronger):
 
 def test_own_values_have_no_preset():
     config = CompressionConfig(
-        quant=QuantConfig(key_bits=4, value_bits=1), eviction=EvictionConfig(keep_ratio=0.9)
+        quant=QuantConfig(key_bits=2.25, value_bits=1.5), eviction=EvictionConfig(keep_ratio=0.9)
     )
     assert presenters.preset_name(config) is None
     assert presenters.config_label(config) == "Custom"
-    assert "4-bit keys and 1-bit values; 90 %" in presenters.describe_config(config)
+    assert "2.25-bit keys and 1.5-bit values; 90 %" in presenters.describe_config(config)
 
 
 def test_the_figures_of_a_turn_name_everything_that_was_measured():

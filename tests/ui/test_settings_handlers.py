@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from fake_engine import fake_report
 from test_following import wait_for
 from visitors import person
 
 from nexusquant.config import PRESETS, SamplingParams, ScorerName
 from ui.chat_handlers import ChatHandlers
-from ui.settings_handlers import SettingsHandlers
+from ui.settings_handlers import SettingsHandlers, config_view
 
 SAMPLING = {
     "temperature": 0.3, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "repetition_penalty": 1.1,
@@ -49,6 +50,61 @@ def test_a_preset_changed_in_mid_chat_reads_everything_again_and_says_so(
     assert handlers.choose_preset("off", workspace.id, me).chat_status == ""
 
 
+def test_an_unsafe_preset_is_asked_about_and_not_used(handlers, workspace, engine, me):
+    engine.report = fake_report()
+    view = handlers.choose_preset("max", workspace.id, me)
+    assert view.asked == "max"
+    assert view.config is workspace.config is PRESETS["balanced"]
+    # a page that is loaded again meanwhile is asked again
+    assert config_view(handlers._services, workspace).asked == "max"
+
+
+def test_an_unsafe_preset_is_used_after_a_yes(handlers, workspace, engine, me):
+    engine.report = fake_report()
+    handlers.choose_preset("max", workspace.id, me)
+    view = handlers.use_anyway(workspace.id, me)
+    assert (view.config, view.asked) == (PRESETS["max"], None)
+    assert workspace.config is workspace.chat.config is PRESETS["max"]
+    # what is in use is not asked about again
+    assert handlers.choose_preset("max", workspace.id, me).asked is None
+
+
+def test_keeping_the_preset_changes_nothing(handlers, workspace, engine, me):
+    engine.report = fake_report()
+    handlers.choose_preset("max", workspace.id, me)
+    view = handlers.keep_current(workspace.id, me)
+    assert (view.config, view.asked) == (PRESETS["balanced"], None)
+    assert handlers.use_anyway(workspace.id, me).config is PRESETS["balanced"]
+
+
+def test_choosing_something_safe_instead_answers_the_question(handlers, workspace, engine, me):
+    engine.report = fake_report()
+    handlers.choose_preset("max", workspace.id, me)
+    view = handlers.choose_preset("high", workspace.id, me)
+    assert (view.config, view.asked) == (PRESETS["high"], None)
+
+
+@pytest.mark.parametrize("report", [None, fake_report(max=0.01)])
+def test_a_question_is_forgotten_when_the_model_it_was_about_is_gone(
+    handlers, services, workspace, engine, me, report
+):
+    engine.report = fake_report()
+    handlers.choose_preset("max", workspace.id, me)
+    engine.report = report
+    assert config_view(services, workspace).asked is None
+
+
+def test_a_preset_that_was_not_tested_is_used_at_once(handlers, workspace, engine, me):
+    assert engine.report is None
+    assert handlers.choose_preset("max", workspace.id, me).config == PRESETS["max"]
+
+
+@pytest.mark.parametrize("bits", [(2.25, 1.5), (1, 4), (2.0, 2.0)])
+def test_bits_of_ones_own_may_be_halves(handlers, workspace, me, bits):
+    handlers.set_compression(*bits, 50, "snapkv", 20, 8, 64, workspace.id, me)
+    assert (workspace.config.quant.key_bits, workspace.config.quant.value_bits) == bits
+
+
 def test_own_values_become_the_config(handlers, workspace, me):
     view = handlers.set_compression(4, 1, 50, "snapkv", 20, 8, 64, workspace.id, me)
     config = workspace.config
@@ -70,7 +126,7 @@ def test_keeping_everything_means_no_eviction(handlers, workspace, me):
 
 @pytest.mark.parametrize("field", [0, 5, 6])
 def test_an_impossible_value_is_explained_and_changes_nothing(handlers, workspace, me, field):
-    values = [2, 2, 50, "snapkv", 20, 4, 32]
+    values = [2.0, 2.0, 50, "snapkv", 20, 4, 32]
     values[field] = -1
     before = workspace.config
     view = handlers.set_compression(*values, workspace.id, me)

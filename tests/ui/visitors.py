@@ -6,13 +6,15 @@ from types import SimpleNamespace
 
 from fake_engine import FakeEngine
 
-from nexusquant.config import PRESETS, SamplingParams
+from nexusquant.config import SamplingParams
 from ui.services import InitialSettings, Services
 
 
-def make_services(engine: FakeEngine, data_dir, **more) -> Services:
+def make_services(
+    engine: FakeEngine, data_dir, *, preset: str | None = "balanced", **more
+) -> Services:
     initial = InitialSettings(
-        config=PRESETS["balanced"], sampling=SamplingParams(), model_name=None, data_dir=data_dir
+        preset=preset, sampling=SamplingParams(), model_name=None, data_dir=data_dir
     )
     return Services(engine, initial, **more)
 

@@ -2,10 +2,10 @@
 
 Knows pages, codes and one softmax. Must not know who owns the pages or why a token is in them.
 
-Codes are read in the rotated space: queries are rotated once, values are rotated back once after
-the weighted sum, so nothing but a table look-up is spent on a stored vector. Pages are decoded a
-few at a time; the softmax is carried from block to block (Milakov & Gimelshein, arXiv 1805.02867),
-so no decoded copy of the cache ever exists.
+Keys are rebuilt from their codes, rotated to their positions and compared with the queries;
+values stay in coded coordinates until after the weighted sum. Pages are decoded a few at a time;
+the softmax is carried from block to block (Milakov & Gimelshein, arXiv 1805.02867), so no decoded
+copy of the cache ever exists.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from nexusquant.lattice import E8Quantizer, PackedVectors
+from nexusquant.lattice import E8Quantizer, PackedVectors, Pairing, Rotary
 
 CPU_BLOCK_BYTES, GPU_BLOCK_BYTES = 16 * 2**20, 128 * 2**20
 """Bound on the float32 temporaries of one block of tokens: keys, values, logits and weights.
@@ -31,16 +31,23 @@ class PackedView(NamedTuple):
         values: The same for values.
         page_table: Pages of each KV head in order. [H_kv, M], int32; -1 after the last.
         lengths: Vectors of each KV head. [H_kv], int64.
+        positions: Token index of each vector, in the order of the pages. [H_kv, max length],
+            int64; anything past a head's length.
         key_quantizer: What the key codes mean.
         value_quantizer: What the value codes mean; it takes off no mean.
+        rotary: What keys are rotated by after decoding, or None.
+        pairing: How.
     """
 
     keys: PackedVectors
     values: PackedVectors
     page_table: torch.Tensor
     lengths: torch.Tensor
+    positions: torch.Tensor
     key_quantizer: E8Quantizer
     value_quantizer: E8Quantizer
+    rotary: Rotary | None = None
+    pairing: Pairing = Pairing.NONE
 
 
 class _RunningSoftmax:
@@ -104,34 +111,45 @@ def packed_attention(
 def _add_packed(
     state: _RunningSoftmax, rows: torch.Tensor, packed: PackedView, softcap: float | None
 ) -> None:
-    key_quantizer, value_quantizer = packed.key_quantizer, packed.value_quantizer
-    rotated = rows @ key_quantizer.rotation
     page_size = packed.keys.codes.shape[1]
     pages_per_block = max(1, _block_tokens(rows, packed.page_table.shape[0]) // page_size)
-    num_pages = -(-int(packed.lengths.max()) // page_size)
-    # a mean that was taken off the keys adds the same amount to every logit of its head
-    offset = (
-        0.0 if key_quantizer.mean is None else rows @ key_quantizer.mean.float().transpose(-1, -2)
-    )
+    num_pages = -(-packed.positions.shape[1] // page_size)
+    decoder = packed.key_quantizer.decoder
     for first in range(0, num_pages, pages_per_block):
         pages = packed.page_table[:, first : min(first + pages_per_block, num_pages)].long()
-        points, scales = key_quantizer.decode_rotated(_gather(packed.keys, pages), torch.float32)
-        logits = _cap((rotated @ points.transpose(-1, -2)) * scales.unsqueeze(-2) + offset, softcap)
+        keys = _rebuild_keys(packed, pages, first * page_size, decoder)
+        logits = _cap(rows @ keys.mT, softcap)
         index = torch.arange(
-            first * page_size, first * page_size + points.shape[-2], device=rows.device
+            first * page_size, first * page_size + keys.shape[-2], device=rows.device
         )
         logits.masked_fill_((index >= packed.lengths[:, None]).unsqueeze(1), float("-inf"))
-        points, scales = value_quantizer.decode_rotated(
+        points, scales = packed.value_quantizer.decode_points(
             _gather(packed.values, pages), torch.float32
         )
         state.add(logits, points, scales.unsqueeze(-2))
-    state.weighted = state.weighted @ value_quantizer.rotation.T
+    state.weighted = state.weighted @ packed.value_quantizer.decoder
+
+
+def _rebuild_keys(
+    packed: PackedView, pages: torch.Tensor, first: int, decoder: torch.Tensor
+) -> torch.Tensor:
+    """Keys of some pages [H_kv, n] as the model made them; `first` is the first one's index."""
+    points, scales = packed.key_quantizer.decode_points(_gather(packed.keys, pages), torch.float32)
+    keys = points.mul_(scales.unsqueeze(-1)) @ decoder
+    if packed.key_quantizer.mean is not None:
+        keys += packed.key_quantizer.mean
+    if packed.rotary is None:
+        return keys
+    positions = packed.positions[:, first : first + keys.shape[1]]
+    missing = keys.shape[1] - positions.shape[1]
+    positions = torch.nn.functional.pad(positions, (0, missing))
+    return packed.rotary.put_on(keys, positions, packed.pairing)
 
 
 def _block_tokens(rows: torch.Tensor, num_kv_heads: int) -> int:
     """Tokens whose temporaries stay within the bound of the device."""
     _, num_rows, dim = rows.shape
-    bytes_per_token = 4 * num_kv_heads * (2 * dim + 2 * num_rows)
+    bytes_per_token = 4 * num_kv_heads * (4 * dim + 2 * num_rows)
     bound = CPU_BLOCK_BYTES if rows.device.type == "cpu" else GPU_BLOCK_BYTES
     return max(64, bound // bytes_per_token)
 

@@ -1,0 +1,156 @@
+"""What one layer's keys and values become on their way into storage, and back.
+
+Knows that keys carry a rotation by position and share a mean. Must not know where vectors are
+kept or which of them stay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from nexusquant.lattice import (
+    E8Quantizer,
+    PackedVectors,
+    Pairing,
+    Rotary,
+    fit_key_basis,
+    key_quantizer,
+    share_bits,
+)
+
+FIT_QUERIES = 256
+"""Newest queries that a basis is fitted to when there is no profile."""
+
+# where between the first token and a query's own the keys that it reads are taken to be
+_READ_FROM = (1 / 8, 3 / 8, 5 / 8, 7 / 8)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCodec:
+    """Coders of one layer.
+
+    Args:
+        values: Codes values.
+        rotary: The model's rotation, shared by its layers; None where there is none.
+        pairing: How this layer applies it.
+        keys: Codes keys before their rotation; None until it was fitted.
+        key_bits: Mean bits per key value of a fit to come.
+    """
+
+    values: E8Quantizer
+    rotary: Rotary | None
+    pairing: Pairing
+    keys: E8Quantizer | None
+    key_bits: float
+
+    def fits(self, keys: torch.Tensor, values: torch.Tensor) -> bool:
+        """Whether vectors are of the size that the coders were made for."""
+        key_dim = self.values.dim if self.keys is None else self.keys.dim
+        return keys.shape[-1] == key_dim and values.shape[-1] == self.values.dim
+
+    def encode(
+        self, keys: torch.Tensor, values: torch.Tensor, first: int
+    ) -> tuple[PackedVectors, PackedVectors]:
+        """Code keys and values [H_kv, T, D] of the tokens from index `first` on."""
+        return self.keys.encode(self._take_off(keys.float(), first)), self.values.encode(values)
+
+    def decode(
+        self, keys: PackedVectors, values: PackedVectors, first: int, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rebuild what `encode` coded, if every token of it is there."""
+        bare = self.keys.decode(keys, torch.float32)
+        return self._put_on(bare, first).to(dtype), self.values.decode(values, dtype)
+
+    def narrow(
+        self, keys: torch.Tensor, values: torch.Tensor, first: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hold exact vectors in 16 bits; keys less their mean, which may be far larger than they.
+
+        Args:
+            keys: [H_kv, T, D] as the model made them.
+            values: [H_kv, T, D_v].
+            first: Index of the first token.
+        """
+        if self.keys is not None:
+            keys = _to_float16(keys.float() - self._mean_at(keys, first))
+        return to_16_bit(keys), to_16_bit(values)
+
+    def widen(
+        self, keys: torch.Tensor, values: torch.Tensor, first: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Undo `narrow`; keys come in float32."""
+        if self.keys is not None:
+            keys = keys.float() + self._mean_at(keys, first)
+        return keys, values
+
+    def fitted(
+        self, keys: torch.Tensor, first: int, queries: torch.Tensor | None, num_seen: int
+    ) -> LayerCodec:
+        """Fit the keys' basis to keys and queries of the text itself.
+
+        Args:
+            keys: Exact keys as the model made them. [H_kv, T, D].
+            first: Index of the first of them.
+            queries: Newest queries, up to the last token seen, [H, Q, D]; None if not known.
+            num_seen: Tokens seen.
+        """
+        bare = self._take_off(keys.float(), first)
+        mean = bare.mean(dim=1)
+        centred = bare - mean.unsqueeze(1)
+        dim, num_tokens = bare.shape[-1], bare.shape[1]
+        covariance = centred.mT @ centred / num_tokens
+        # few tokens do not show every direction: those to come get their share of the mean
+        share = dim / (dim + num_tokens) / 8
+        energy = covariance.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[:, None, None]
+        unit = torch.eye(dim, device=keys.device)
+        covariance = (1 - share) * covariance + share * energy * unit
+        cost = unit.expand_as(covariance)
+        if queries is not None:
+            cost = self._cost_of(queries, num_seen, keys.shape[0])
+        basis = fit_key_basis(mean, covariance, cost)
+        widths = share_bits([basis.variances], self.key_bits)[0]
+        return replace(self, keys=key_quantizer(basis, widths, keys.device))
+
+    def _cost_of(self, queries: torch.Tensor, num_seen: int, num_kv_heads: int) -> torch.Tensor:
+        """Mean outer product of queries as keys before their rotation meet them."""
+        num_queries = queries.shape[1]
+        own = torch.arange(num_seen - num_queries, num_seen, device=queries.device)
+        cost = torch.zeros(())
+        for share in _READ_FROM:
+            positions = (own * share).long()
+            bare = queries.float()
+            if self.rotary is not None:
+                bare = self.rotary.take_off(bare, positions, self.pairing)
+            rows = bare.reshape(num_kv_heads, -1, bare.shape[-1])
+            cost = cost + rows.mT @ rows / rows.shape[1] / len(_READ_FROM)
+        return cost
+
+    def _mean_at(self, keys: torch.Tensor, first: int) -> torch.Tensor:
+        return self._put_on(self.keys.mean.expand(*keys.shape), first)
+
+    def _take_off(self, keys: torch.Tensor, first: int) -> torch.Tensor:
+        if self.rotary is None:
+            return keys
+        return self.rotary.take_off(keys, _positions(keys, first), self.pairing)
+
+    def _put_on(self, keys: torch.Tensor, first: int) -> torch.Tensor:
+        if self.rotary is None:
+            return keys
+        return self.rotary.put_on(keys, _positions(keys, first), self.pairing)
+
+
+def to_16_bit(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in 16 bits: float32 as float16, narrower ones as they are."""
+    return tensor if tensor.dtype != torch.float32 else _to_float16(tensor)
+
+
+def _to_float16(tensor: torch.Tensor) -> torch.Tensor:
+    # an infinite key would poison every later token: the largest float16 stands in for it
+    largest = torch.finfo(torch.float16).max
+    return tensor.clamp(-largest, largest).to(torch.float16)
+
+
+def _positions(keys: torch.Tensor, first: int) -> torch.Tensor:
+    return torch.arange(first, first + keys.shape[1], device=keys.device)

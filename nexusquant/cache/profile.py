@@ -1,0 +1,102 @@
+"""What is known of a model before it reads a text: how its keys vary and what their errors cost.
+
+Knows bases and pairings. Must not know how they were measured, or files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from nexusquant.cache import hf_compat
+from nexusquant.cache.codec import LayerCodec
+from nexusquant.cache.rotary import find_pairings, rotary_of
+from nexusquant.config import QuantConfig
+from nexusquant.lattice import E8Quantizer, KeyBasis, Pairing, Rotary, key_quantizer, share_bits
+
+
+@dataclass(frozen=True, eq=False)
+class ModelProfile:
+    """Made once for a model, used by every cache of it.
+
+    Args:
+        pairings: How each layer rotates its keys.
+        bases: The keys' basis of each layer; None for a layer that is not compressed.
+    """
+
+    pairings: tuple[Pairing, ...]
+    bases: tuple[KeyBasis | None, ...]
+
+
+def compressible_layers(model: PreTrainedModel) -> list[int]:
+    """Indices of the layers whose keys and values can be coded.
+
+    Raises:
+        UnsupportedModelError: The model cannot work with a compressed cache.
+    """
+    kinds, dims = hf_compat.default_layers(model), hf_compat.head_dims(model)
+    return [
+        index
+        for index, (kind, dim) in enumerate(zip(kinds, dims, strict=True))
+        if not isinstance(kind, hf_compat.SlidingLayer) and dim % 8 == 0
+    ]
+
+
+def make_codecs(
+    model: PreTrainedModel, quant: QuantConfig | None, profile: ModelProfile | None
+) -> tuple[list[LayerCodec | None], Rotary | None]:
+    """Make the coders of every layer.
+
+    Args:
+        model: The model.
+        quant: Bits; None for a cache that keeps everything exact.
+        profile: Its profile; None has every layer fit its keys to the text.
+
+    Returns:
+        Coders, None where vectors stay exact, and the rotation that they share.
+    """
+    dims = hf_compat.head_dims(model)
+    if quant is None:
+        return [None] * len(dims), None
+    rotary = rotary_of(model)
+    pairings = profile.pairings if profile else find_pairings(model)
+    keys = _key_quantizers(model, quant, profile) if profile else [None] * len(dims)
+    # layers share their coder of values: a rotation is memory too
+    values = {
+        dim: E8Quantizer.create(dim, quant.value_bits, quant.rotation_seed, model.device)
+        for dim in set(dims)
+        if dim % 8 == 0
+    }
+    codecs = [
+        LayerCodec(values[dim], rotary, pairing, of_keys, quant.key_bits)
+        if dim in values and (profile is None or of_keys is not None)
+        else None
+        for dim, pairing, of_keys in zip(dims, pairings, keys, strict=True)
+    ]
+    return codecs, rotary if any(codecs) else None
+
+
+def _key_quantizers(
+    model: PreTrainedModel, quant: QuantConfig, profile: ModelProfile
+) -> list[E8Quantizer | None]:
+    bases = [basis for basis in profile.bases if basis is not None]
+    widths = iter(share_bits([basis.variances for basis in bases], quant.key_bits))
+    return [
+        None if basis is None else key_quantizer(basis, next(widths), model.device)
+        for basis in profile.bases
+    ]
+
+
+def stored_tensors(codec: LayerCodec | None) -> tuple[torch.Tensor | None, ...]:
+    """Every tensor that a codec holds."""
+    if codec is None:
+        return ()
+    coders = [coder for coder in (codec.keys, codec.values) if coder is not None]
+    tensors = [
+        t for coder in coders for t in (coder.basis, coder.row_units, coder.gains, coder.mean)
+    ]
+    if codec.rotary is not None:
+        tensors += [segment.frequencies for segment in codec.rotary.segments]
+    return tuple(tensors)

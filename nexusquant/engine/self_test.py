@@ -1,0 +1,183 @@
+"""What each preset does to the model in use, measured on this device with a held-out text.
+
+Knows prefill, caches and the built-in text. Must not know widgets.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from nexusquant.cache import CompressedCache
+from nexusquant.config import PRESETS, CompressionConfig
+from nexusquant.engine.events import SelfTestProgress
+from nexusquant.engine.model_loader import LoadedModel
+from nexusquant.engine.prefill import prefill_chunks
+from nexusquant.engine.profiling import TEXT_DIR
+
+KL_LIMIT = 0.05
+"""Mean KL divergence per token, in nats, above which a preset counts as unsafe for a model."""
+
+NUM_COMPARED = 64
+"""Tokens compared after the prefix."""
+
+_RECALLED, _NUM_CUE = range(96, 192), 32
+_FORMAT = 1
+
+DEFAULT_PRESET = "safe"
+"""The preset to begin with where nothing was measured, or nothing passes."""
+
+
+@dataclass(frozen=True)
+class PresetReport:
+    """One preset on one model.
+
+    Args:
+        preset: Its name in `PRESETS`.
+        compression_factor: Measured on the text of the test; longer texts reach more.
+        kl: Mean KL divergence per token from the uncompressed model, in nats, over text that
+            goes on after the prefix.
+        recall_kl: The same over words that repeat an early part of the prefix: what was evicted
+            shows here.
+        top1_agreement: Share of all compared tokens whose likeliest next token is the same.
+    """
+
+    preset: str
+    compression_factor: float
+    kl: float
+    recall_kl: float
+    top1_agreement: float
+
+    @property
+    def is_safe(self) -> bool:
+        """True when neither divergence exceeds the limit."""
+        return max(self.kl, self.recall_kl) <= KL_LIMIT
+
+
+@dataclass(frozen=True)
+class SelfTestReport:
+    """Every preset on one model.
+
+    Args:
+        presets: In the order of `PRESETS`, without `off`.
+        num_prefix_tokens: Length of the text in the cache.
+        num_compared_tokens: Tokens compared after it.
+    """
+
+    presets: Sequence[PresetReport]
+    num_prefix_tokens: int
+    num_compared_tokens: int
+
+    def of(self, preset: str) -> PresetReport | None:
+        """The figures of one preset; None for one that was not measured (`off`)."""
+        return next((report for report in self.presets if report.preset == preset), None)
+
+    @property
+    def best_preset(self) -> str:
+        """The strongest preset that is safe for this model."""
+        order = list(PRESETS)
+        safe = [report.preset for report in self.presets if report.is_safe]
+        return max(safe, key=order.index, default=DEFAULT_PRESET)
+
+    def save(self, path: Path) -> None:
+        """Write the report as JSON.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self) | {"format_version": _FORMAT}), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> SelfTestReport | None:
+        """Read what `save` wrote; None when there is nothing that can be used."""
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            if fields.pop("format_version") != _FORMAT:
+                return None
+            presets = tuple(PresetReport(**report) for report in fields.pop("presets"))
+            return cls(presets, **fields)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+
+def self_test_steps(
+    loaded: LoadedModel,
+) -> Generator[SelfTestProgress, None, SelfTestReport]:
+    """Measure every preset on the built-in held-out text; an event after every piece of work."""
+    text = (TEXT_DIR / "held_out.txt").read_text(encoding="utf-8")
+    ids = loaded.tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    ids = ids[:, : min(ids.shape[1], loaded.context_length - len(_RECALLED))]
+    prefix, new = ids[:, :-NUM_COMPARED], ids[:, -NUM_COMPARED:]
+    recalled = ids[:, _RECALLED.start : _RECALLED.stop]
+    names = [name for name, config in PRESETS.items() if not config.is_off]
+    endings = (new, recalled)
+    reference = yield from _measure(loaded, PRESETS["off"], prefix, endings, _step(names, 0))
+    reports = []
+    for number, name in enumerate(names):
+        step = _step(names, number)
+        step = _step(names, number)
+        found = yield from _measure(loaded, PRESETS[name], prefix, endings, step)
+        reports.append(_compare(name, found, reference))
+    num_compared = NUM_COMPARED + len(_RECALLED) - _NUM_CUE
+    return SelfTestReport(tuple(reports), prefix.shape[1], num_compared)
+
+
+def _compare(preset: str, found: _Measured, reference: _Measured) -> PresetReport:
+    new, recalled = zip(reference.log_probs, found.log_probs, strict=True)
+    # before words can be recalled, some of them must have been read
+    recalled = tuple(log_probs[_NUM_CUE:] for log_probs in recalled)
+    same = torch.cat([one.argmax(-1) == other.argmax(-1) for one, other in (new, recalled)])
+    return PresetReport(
+        preset,
+        found.factor,
+        _divergence(*new),
+        _divergence(*recalled),
+        float(same.float().mean()),
+    )
+
+
+class _Measured(NamedTuple):
+    factor: float
+    log_probs: tuple[torch.Tensor, torch.Tensor]
+
+
+def _measure(
+    loaded: LoadedModel,
+    config: CompressionConfig,
+    prefix: torch.Tensor,
+    endings: tuple[torch.Tensor, torch.Tensor],
+    step: SelfTestProgress,
+) -> Generator[SelfTestProgress, None, _Measured]:
+    """Read the prefix once, then each ending after it."""
+    cache = CompressedCache(loaded.model, config, loaded.profile)
+    for _ in prefill_chunks(loaded.model, prefix, cache):
+        yield step
+    mark = cache.mark()
+    factor = cache.usage().compression_factor
+    log_probs = []
+    for ending in endings:
+        cache.rewind(mark)
+        log_probs.append(_log_probs(loaded, ending, cache))
+        yield step
+    return _Measured(factor, tuple(log_probs))
+
+
+@torch.no_grad()
+def _log_probs(loaded: LoadedModel, ids: torch.Tensor, cache: CompressedCache) -> torch.Tensor:
+    """Log-probabilities after each token of `ids` [1, T]. [T, vocabulary], on the CPU."""
+    output = loaded.model(input_ids=ids.to(loaded.device), past_key_values=cache, use_cache=True)
+    return output.logits[0].float().log_softmax(dim=-1).cpu()
+
+
+def _divergence(reference: torch.Tensor, other: torch.Tensor) -> float:
+    return float((reference.exp() * (reference - other)).sum(dim=-1).mean())
+
+
+def _step(names: Sequence[str], number: int) -> SelfTestProgress:
+    return SelfTestProgress(names[number], number, len(names))
