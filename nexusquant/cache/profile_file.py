@@ -18,6 +18,7 @@ from nexusquant.lattice import KeyBasis, Pairing
 
 FORMAT_VERSION = 1
 _HEADER = "nexusquant_profile"
+_PARTS = ("mean", "rows", "variances")
 
 
 def save_profile(profile: ModelProfile, path: Path) -> None:
@@ -30,7 +31,7 @@ def save_profile(profile: ModelProfile, path: Path) -> None:
         f"{index}.{name}": tensor.contiguous().cpu()
         for index, basis in enumerate(profile.bases)
         if basis is not None
-        for name, tensor in basis._asdict().items()
+        for name, tensor in zip(_PARTS, basis, strict=True)
     }
     header = {"format_version": FORMAT_VERSION, "pairings": [str(p) for p in profile.pairings]}
     partial = path.with_name(path.name + ".partial")
@@ -58,7 +59,7 @@ def load_profile(path: Path) -> ModelProfile:
             pairings = tuple(map(Pairing, header["pairings"]))
             names = set(file.keys())
             bases = tuple(
-                KeyBasis(*(file.get_tensor(f"{index}.{name}") for name in KeyBasis._fields))
+                KeyBasis(*(file.get_tensor(f"{index}.{name}") for name in _PARTS))
                 if f"{index}.mean" in names
                 else None
                 for index in range(len(pairings))

@@ -22,7 +22,7 @@ from nexusquant.errors import UnsupportedModelError
 
 TEXTS = ("prose.txt", "speech.txt", "code.txt")
 TEXT_DIR = Path(__file__).parent / "texts"
-TOKENS_PER_TEXT = 1024
+TOKENS_PER_TEXT = 704
 """Tokens read of each text."""
 
 _STEP = "Measuring the model, once"
@@ -71,13 +71,14 @@ def build_profile(
 
 def builtin_texts(tokenizer: PreTrainedTokenizerBase) -> list[torch.Tensor]:
     """The built-in texts as tokens. Each [1, T], T at most `TOKENS_PER_TEXT`."""
-    texts = [(TEXT_DIR / name).read_text(encoding="utf-8") for name in TEXTS]
-    return [
-        tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"][
-            :, :TOKENS_PER_TEXT
-        ]
-        for text in texts
-    ]
+    texts = [read_text(name, tokenizer) for name in TEXTS]
+    return [text[:, :TOKENS_PER_TEXT] for text in texts]
+
+
+def read_text(name: str, tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+    """One of the texts in `TEXT_DIR` as tokens. [1, T]."""
+    text = (TEXT_DIR / name).read_text(encoding="utf-8")
+    return torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]])
 
 
 def profile_steps(

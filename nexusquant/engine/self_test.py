@@ -18,13 +18,16 @@ from nexusquant.config import PRESETS, CompressionConfig
 from nexusquant.engine.events import SelfTestProgress
 from nexusquant.engine.model_loader import LoadedModel
 from nexusquant.engine.prefill import prefill_chunks
-from nexusquant.engine.profiling import TEXT_DIR
+from nexusquant.engine.profiling import read_text
 
 KL_LIMIT = 0.05
 """Mean KL divergence per token, in nats, above which a preset counts as unsafe for a model."""
 
 NUM_COMPARED = 64
 """Tokens compared after the prefix."""
+
+LEAST_TOKENS = 512
+"""Fewer tokens than these tell nothing of a preset."""
 
 _RECALLED, _NUM_CUE = range(96, 192), 32
 _FORMAT = 1
@@ -110,9 +113,10 @@ def self_test_steps(
     loaded: LoadedModel,
 ) -> Generator[SelfTestProgress, None, SelfTestReport]:
     """Measure every preset on the built-in held-out text; an event after every piece of work."""
-    text = (TEXT_DIR / "held_out.txt").read_text(encoding="utf-8")
-    ids = loaded.tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
-    ids = ids[:, : min(ids.shape[1], loaded.context_length - len(_RECALLED))]
+    ids = read_text("held_out.txt", loaded.tokenizer)
+    ids = ids[:, : loaded.context_length - len(_RECALLED)]
+    if ids.shape[1] < LEAST_TOKENS:
+        raise ValueError(f"The model's context of {loaded.context_length} tokens is too short.")
     prefix, new = ids[:, :-NUM_COMPARED], ids[:, -NUM_COMPARED:]
     recalled = ids[:, _RECALLED.start : _RECALLED.stop]
     names = [name for name, config in PRESETS.items() if not config.is_off]

@@ -44,3 +44,19 @@ def decode_scale(codes: Tensor, dtype: torch.dtype) -> Tensor:
     """
     exponent = (codes.float() - 1) / STEPS_PER_OCTAVE + LOWEST_EXPONENT
     return exponent.exp2().masked_fill(codes == 0, 0).to(dtype)
+
+
+def round_scale(scale: Tensor) -> Tensor:
+    """Round each scale to a grid eight times finer than the codes'.
+
+    Working on a grid makes what follows insensitive to the last bits of a sum. That of the codes
+    itself is too coarse: scales that grow a little from there would always round back to it.
+
+    Args:
+        scale: Scales, 0 or more. Any shape, float32.
+
+    Returns:
+        Scales, the smallest coded one or more. Same shape.
+    """
+    steps = (scale.clamp(min=2.0**LOWEST_EXPONENT).log2() * 8 * STEPS_PER_OCTAVE).round()
+    return (steps / (8 * STEPS_PER_OCTAVE)).exp2()

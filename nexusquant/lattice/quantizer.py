@@ -16,12 +16,7 @@ from torch import Tensor
 
 from nexusquant.lattice.box_code import STEP_PER_RMS, check_bits, decode_box, encode_box
 from nexusquant.lattice.e8 import DIM
-from nexusquant.lattice.log_scale import (
-    LOWEST_EXPONENT,
-    STEPS_PER_OCTAVE,
-    decode_scale,
-    encode_scale,
-)
+from nexusquant.lattice.log_scale import decode_scale, encode_scale, round_scale
 from nexusquant.lattice.packing import pack_fields
 from nexusquant.lattice.point_table import decode_packed
 from nexusquant.lattice.rotation import rotation_matrix
@@ -231,7 +226,7 @@ class E8Quantizer:
         energy = (y.square() * metric).sum(dim=-1)
         best: tuple[Tensor, Tensor, Tensor] | None = None
         for factor in SCALE_FACTORS:
-            scale = _on_fine_grid(rms * factor)
+            scale = round_scale(rms * factor)
             fields, points = self._nearest(y / scale.unsqueeze(-1))
             aligned = (y * points * metric).sum(dim=-1).clamp(min=1e-12)
             rescale = (energy / (aligned * scale)).clamp(_LEAST_RESCALE, _MOST_RESCALE)
@@ -285,13 +280,6 @@ class E8Quantizer:
             raise ValueError(f"vectors have shape {shape}; they must be [..., N, {self.dim}].")
         if not vectors.isfinite().all():
             raise ValueError("vectors hold NaN or infinite values, which cannot be coded.")
-
-
-def _on_fine_grid(scale: Tensor) -> Tensor:
-    # a grid makes codes insensitive to the last bits of a sum; that of the stored scales is too
-    # coarse: with it, their rounding would always go the same way
-    steps = (scale.clamp(min=2.0**LOWEST_EXPONENT).log2() * 8 * STEPS_PER_OCTAVE).round()
-    return (steps / (8 * STEPS_PER_OCTAVE)).exp2()
 
 
 def _better(

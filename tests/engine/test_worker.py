@@ -139,3 +139,74 @@ def test_closing_cancels_what_waits_and_refuses_more() -> None:
     assert waiting.state is JobState.CANCELLED
     with pytest.raises(RuntimeError, match="closed"):
         worker.submit(lambda: count(1))
+
+
+def test_background_work_gives_way_between_its_steps(worker: Worker) -> None:
+    order: list[str] = []
+    began, may_go_on = threading.Event(), threading.Event()
+
+    def background() -> Iterator[Event]:
+        for step in range(3):
+            order.append(f"background {step}")
+            began.set()
+            assert may_go_on.wait(5)
+            yield TextDelta("")
+
+    def foreground(name: str) -> Iterator[Event]:
+        order.append(name)
+        yield TextDelta("")
+
+    job = worker.submit(background, in_background=True)
+    assert began.wait(5)
+    others = [worker.submit(lambda name=name: foreground(name)) for name in ("one", "two")]
+    assert worker.num_waiting == 2
+    assert [other.position for other in others] == [0, 1]
+    may_go_on.set()
+    assert job.wait(5)
+    assert order == ["background 0", "one", "two", "background 1", "background 2"]
+    assert job.state is JobState.DONE
+
+
+def test_background_work_begins_after_all_that_waits(worker: Worker) -> None:
+    may_go_on, order = threading.Event(), []
+
+    def named(name: str) -> Iterator[Event]:
+        assert may_go_on.wait(5)
+        order.append(name)
+        yield TextDelta("")
+
+    jobs = [
+        worker.submit(lambda: named("first")),
+        worker.submit(lambda: named("background"), in_background=True),
+        worker.submit(lambda: named("second")),
+    ]
+    may_go_on.set()
+    assert all(job.wait(5) for job in jobs)
+    assert order == ["first", "second", "background"]
+
+
+def test_a_cancelled_background_job_ends_before_what_waits(worker: Worker) -> None:
+    began, may_go_on, order = threading.Event(), threading.Event(), []
+
+    def background() -> Iterator[Event]:
+        try:
+            while True:
+                began.set()
+                assert may_go_on.wait(5)
+                yield TextDelta("")
+        finally:
+            order.append("background")
+
+    def foreground() -> Iterator[Event]:
+        order.append("foreground")
+        yield TextDelta("")
+
+    job = worker.submit(background, in_background=True)
+    assert began.wait(5)
+    other = worker.submit(foreground)
+    job.cancel()
+    may_go_on.set()
+    assert job.wait(5)
+    assert other.wait(5)
+    assert order == ["background", "foreground"]
+    assert job.state is JobState.CANCELLED
