@@ -12,11 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 import time
 from pathlib import Path
 
 import torch
 import transformers
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import nexusquant
 from nexusquant.engine import LoadedModel, load_embedded_model, load_model
@@ -63,9 +66,10 @@ def _load(options: argparse.Namespace) -> LoadedModel:
 
 def _measure(loaded: LoadedModel, ids: torch.Tensor, num_prefix: int) -> list[dict]:
     rows, reference = [], None
+    profile = nexusquant.build_profile(loaded.model, loaded.tokenizer)
     for name, config in nexusquant.PRESETS.items():
         started = time.perf_counter()
-        cache = nexusquant.prefill(loaded.model, ids[:, :num_prefix], config)
+        cache = nexusquant.prefill(loaded.model, ids[:, :num_prefix], config, profile=profile)
         prefilled = time.perf_counter()
         usage = cache.usage()
         log_probs = _teacher_forced(loaded, cache, ids[:, num_prefix:])

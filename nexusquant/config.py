@@ -188,9 +188,9 @@ PRESETS: Mapping[str, CompressionConfig] = MappingProxyType(
     {
         "off": CompressionConfig(),
         "safe": CompressionConfig(quant=QuantConfig()),
-        "high": CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.53)),
-        "balanced": CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.3)),
-        "max": CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.125)),
+        "high": CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.63)),
+        "balanced": CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.34)),
+        "max": CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.16)),
     }
 )
 """Ready-made configs; change one with `dataclasses.replace`. `off` is the reference."""

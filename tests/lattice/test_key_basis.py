@@ -1,0 +1,300 @@
+"""The basis of keys and the sharing of bits: what they promise, on made-up covariances."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nexusquant.lattice import (
+    GAUSSIAN_ERROR,
+    E8Quantizer,
+    fit_key_basis,
+    key_quantizer,
+    share_bits,
+)
+from nexusquant.lattice.key_basis import COST_FLOOR
+
+MOST = max(GAUSSIAN_ERROR)
+DIM, HEADS = 64, 2
+
+# every layer: heads and the variances of its groups, over ten orders of magnitude
+a_variance = st.floats(-5, 5).map(lambda exponent: 10.0**exponent)
+some_bits = st.floats(1, 4)
+
+
+def layers_of(num_heads):
+    """Up to five layers of up to six groups each; variances of a head need not fall."""
+    row = st.integers(1, 6).flatmap(lambda n: st.lists(a_variance, min_size=n, max_size=n))
+    layer = st.tuples(num_heads, row).map(
+        lambda made: torch.tensor([made[1]] * made[0]).sort(dim=1, descending=True).values
+    )
+    return st.lists(layer, min_size=1, max_size=5)
+
+
+any_layers = layers_of(st.integers(1, 4))
+equal_layers = layers_of(st.just(2))
+
+
+def spent(layers, widths):
+    return sum(of.shape[0] * sum(w) for of, w in zip(layers, widths, strict=True))
+
+
+def predicted_cost(layers, widths):
+    return sum(
+        float(cost) * GAUSSIAN_ERROR[width]
+        for of, of_widths in zip(layers, widths, strict=True)
+        for cost, width in zip(of.double().sum(dim=0), of_widths, strict=True)
+    )
+
+
+@given(any_layers, some_bits)
+def test_bits_stay_in_the_budget_and_none_that_fits_is_left(layers, bits):
+    widths = share_bits(layers, bits)
+    left = bits * sum(of.numel() for of in layers) - spent(layers, widths)
+    assert left >= 0
+    could_take = [
+        of.shape[0] for of, w in zip(layers, widths, strict=True) if any(x < MOST for x in w)
+    ]
+    assert all(left < size for size in could_take)
+
+
+@given(any_layers, some_bits)
+def test_widths_fall_from_a_stored_group_within_what_the_code_knows(layers, bits):
+    for of, widths in zip(layers, share_bits(layers, bits), strict=True):
+        assert len(widths) == of.shape[1]
+        assert 1 <= widths[0] <= MOST
+        assert all(later <= earlier for earlier, later in pairwise(widths))
+        assert widths[-1] >= 0
+
+
+@given(equal_layers, some_bits)
+@settings(deadline=None)
+def test_no_bit_would_save_more_in_another_group(layers, bits):
+    widths = share_bits(layers, bits)
+    least = predicted_cost(layers, widths)
+    groups = [(index, g) for index, of in enumerate(widths) for g in range(len(of))]
+    for source in groups:
+        for target in groups:
+            moved = [list(of) for of in widths]
+            moved[source[0]][source[1]] -= 1
+            moved[target[0]][target[1]] += 1
+            # a layer's first group keeps one bit by rule, whatever it saves
+            first_keeps = moved[source[0]][source[1]] >= (source[1] == 0)
+            if source != target and first_keeps and moved[target[0]][target[1]] <= MOST:
+                assert predicted_cost(layers, moved) >= least * (1 - 1e-9)
+
+
+def test_the_layer_and_the_group_that_cost_more_get_more():
+    flat = torch.ones(2, 8)
+    few, many = share_bits([flat, 100 * flat], 2)
+    assert sum(many) == 32 - sum(few)
+    # a bit is worth about 10 dB / 6: 20 dB are between three and four bits
+    assert sum(many) - sum(few) >= 2 * 8
+    (widths,) = share_bits([torch.tensor([[1e4, 1e2, 1.0, 1e-2]])], 2)
+    assert widths[0] > widths[1] > widths[2] >= widths[3]
+    assert sum(widths) == 8
+
+
+def test_alike_groups_get_alike_widths():
+    for bits in (1, 2, 3, 4):
+        assert share_bits([torch.ones(3, 8)] * 4, bits) == [(bits,) * 8] * 4
+
+
+@given(some_bits)
+def test_a_layer_of_more_heads_pays_for_each_of_them(bits):
+    # a bit costs eight heads eight times as much and saves eight times as much
+    alone, eight = share_bits([torch.ones(1, 4), torch.ones(8, 4)], bits)
+    assert abs(sum(alone) - sum(eight)) <= 4 * 8
+
+
+def spectrum(decay, seed):
+    """A covariance with the eigenvalues 1 to 10^-decay in a random basis. [HEADS, DIM, DIM]."""
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(
+        torch.randn(HEADS, DIM, DIM, generator=generator, dtype=torch.float64)
+    ).Q
+    values = torch.logspace(0, -decay, DIM, dtype=torch.float64)
+    return basis * values @ basis.mT
+
+
+def drawn(covariance, mean, num_vectors=1500, seed=5):
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(HEADS, num_vectors, DIM, generator=generator, dtype=torch.float64)
+    return (noise @ torch.linalg.cholesky(covariance).mT + mean.unsqueeze(1)).float()
+
+
+def with_floor(cost):
+    """Queries to come differ: the fit lets no direction be free."""
+    mean = cost.diagonal(dim1=-2, dim2=-1).mean(dim=-1)[:, None, None]
+    return cost + COST_FLOOR * mean * torch.eye(DIM, dtype=cost.dtype)
+
+
+covariance, cost = spectrum(3, seed=1), 40 * spectrum(3, seed=2)
+mean = 30 * torch.randn(HEADS, DIM, generator=torch.Generator().manual_seed(3)).double()
+keys = drawn(covariance, mean)
+
+
+def weighted(one, other, weight=cost):
+    """<one, other> in the measure of cost. [H, N]."""
+    return ((one.double() @ weight) * other.double()).sum(dim=-1)
+
+
+def fitted(bits):
+    basis = fit_key_basis(mean, covariance, cost)
+    return key_quantizer(basis, share_bits([basis.variances], bits)[0], "cpu")
+
+
+def decoded_by(coder, vectors):
+    return coder.decode(coder.encode(vectors), torch.float32)
+
+
+def test_the_basis_can_be_inverted_and_its_variances_fall():
+    basis = fit_key_basis(mean, covariance, cost)
+    identity = torch.eye(DIM).expand(HEADS, DIM, DIM)
+    rows = basis.rows.double()
+    torch.testing.assert_close((rows @ torch.linalg.inv(rows)).float(), identity)
+    assert (basis.variances > 0).all()
+    assert (basis.variances.diff(dim=-1) < 0).all()
+    torch.testing.assert_close(basis.mean[:, 0], mean.float())
+
+
+def test_coordinates_have_the_promised_variances_and_cost_one_each():
+    basis = fit_key_basis(mean, covariance, cost)
+    rows = basis.rows.double()
+    # an error of one in each coordinate costs one, and no two of them share their cost
+    identity = torch.eye(DIM, dtype=torch.float64).expand(HEADS, DIM, DIM)
+    torch.testing.assert_close(rows @ with_floor(cost) @ rows.mT, identity, atol=1e-4, rtol=0)
+    inverse = torch.linalg.inv(rows)
+    variances = (inverse.mT @ covariance @ inverse).diagonal(dim1=-2, dim2=-1)
+    # Hadamard leaves each coordinate of a group the mean of its group
+    expected = basis.variances.double().repeat_interleave(8, dim=-1)
+    torch.testing.assert_close(variances, expected, rtol=2e-3, atol=0)
+
+
+def test_keys_cost_a_third_or_less_of_what_a_plain_rotation_costs():
+    plain = E8Quantizer.create(DIM, 2, seed=0, device="cpu")
+    # the rotation gets the mean for nothing
+    centred = keys - mean.float().unsqueeze(1)
+    by_plain = decoded_by(plain, centred) - centred
+    by_fit = decoded_by(fitted(2), keys) - keys
+    assert weighted(by_fit, by_fit).sum() < weighted(by_plain, by_plain).sum() / 3
+
+
+def test_the_error_is_the_one_that_bits_were_shared_by():
+    basis = fit_key_basis(mean, covariance, cost)
+    widths = share_bits([basis.variances], 2)[0]
+    error = decoded_by(key_quantizer(basis, widths, "cpu"), keys) - keys
+    actual = weighted(error, error, with_floor(cost)).mean(dim=1).sum()
+    predicted = 8 * predicted_cost([basis.variances], [widths])
+    # a code that does not shrink errs by e / (1 - e), and one scale serves all groups
+    assert predicted * 0.9 < actual < predicted * 1.35
+
+
+def test_every_bit_lowers_the_cost():
+    errors = []
+    for bits in (1, 1.5, 2, 2.5, 3, 3.5, 4):
+        error = decoded_by(fitted(bits), keys) - keys
+        errors.append(float(weighted(error, error).sum()))
+    assert all(later < 0.85 * earlier for earlier, later in pairwise(errors))
+
+
+@pytest.mark.parametrize("bits", [1, 1.3, 2, 2.7, 4])
+def test_bytes_are_the_widths_and_a_scale_and_no_more_than_asked_for(bits):
+    coder = fitted(bits)
+    packed = coder.encode(keys[:, :11])
+    assert coder.bytes_per_vector == sum(coder.widths) + 1
+    assert packed.codes.shape == (HEADS, 11, sum(coder.widths))
+    assert packed.codes.nbytes + packed.scales.nbytes == HEADS * 11 * coder.bytes_per_vector
+    assert 8 * sum(coder.widths) <= bits * DIM
+    assert 8 * sum(coder.widths) > bits * DIM - 8
+
+
+def test_over_layers_bytes_average_to_no_more_than_asked_for():
+    layers = [fit_key_basis(mean, covariance, size * cost) for size in (1e-3, 1.0, 50.0)]
+    widths = share_bits([basis.variances for basis in layers], 2)
+    used = [sum(of_layer) for of_layer in widths]
+    assert 3 * DIM * 2 - 8 < 8 * sum(used) <= 3 * DIM * 2
+    assert used[0] < used[1] < used[2]
+
+
+@pytest.mark.parametrize("widths", [(1,) * 8, (3, 3, 2, 2, 2, 1, 1, 1), (4,) * 8])
+def test_products_in_the_measure_of_cost_come_out_right(widths):
+    coder = key_quantizer(fit_key_basis(mean, covariance, cost), widths, "cpu")
+    # sizes over three octaves, so that the rounding of scales averages out
+    centred = (keys - mean.float().unsqueeze(1)) * 2 ** torch.linspace(-1, 2, 1500).unsqueeze(1)
+    decoded = decoded_by(coder, centred + mean.float().unsqueeze(1)) - mean.float().unsqueeze(1)
+    measure = with_floor(cost)
+    share = weighted(centred, decoded, measure) / weighted(centred, centred, measure)
+    assert share.mean() == pytest.approx(1, abs=0.005)
+    # one vector is off by the rounding of its scale and of the basis at most
+    assert (share - 1).abs().max() < 0.08
+
+
+def test_what_is_not_stored_leaves_the_stored_part_unbiased():
+    coder = fitted(1)
+    assert 0 < coder.num_coded < DIM
+    centred = keys - mean.float().unsqueeze(1)
+    decoded = decoded_by(coder, keys) - mean.float().unsqueeze(1)
+    to_coordinates = torch.linalg.inv(coder._rows(DIM).double())[..., : coder.num_coded]
+    gains = coder.gains.repeat_interleave(8, dim=-1)[:, None, : coder.num_coded]
+    exact, coded = (v.double() @ to_coordinates * gains for v in (centred, decoded))
+    share = (exact * coded).sum(dim=-1) / exact.square().sum(dim=-1)
+    assert share.mean() == pytest.approx(1, abs=0.005)
+
+
+def rank_one(matrix):
+    return matrix[..., :1] @ matrix[..., :1].mT
+
+
+ZERO = torch.zeros(HEADS, DIM, DIM, dtype=torch.float64)
+huge = covariance.clone()
+huge[:, 5, 5] = 1e12
+DEGENERATE = {
+    "no covariance": (ZERO, cost),
+    "no cost": (covariance, ZERO),
+    "nothing": (ZERO, ZERO),
+    "keys on a line": (rank_one(covariance), cost),
+    "cost on a line": (covariance, rank_one(cost)),
+    "both on a line": (rank_one(covariance), rank_one(cost)),
+    "one huge variance": (huge, cost),
+    "one huge cost": (covariance, 1e-6 * huge),
+    "tiny": (1e-12 * covariance, 1e-12 * cost),
+    "large": (1e8 * covariance, 1e8 * cost),
+    "one head that never varies": (covariance * torch.tensor([1.0, 0.0])[:, None, None], cost),
+}
+
+
+def finite_coder(name, bits=2):
+    basis = fit_key_basis(mean, *DEGENERATE[name])
+    assert all(part.isfinite().all() for part in basis)
+    return key_quantizer(basis, share_bits([basis.variances], bits)[0], "cpu")
+
+
+@pytest.mark.parametrize("name", DEGENERATE)
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_degenerate_statistics_give_a_coder_of_finite_values(name, bits):
+    coder = finite_coder(name, bits)
+    for vectors in (keys, 1e6 * keys, mean.float().unsqueeze(1), torch.zeros(HEADS, 3, DIM)):
+        assert decoded_by(coder, vectors).isfinite().all()
+
+
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_degenerate_statistics_leave_the_mean_exact(name):
+    at_mean = mean.float().unsqueeze(1).expand(HEADS, 4, DIM)
+    torch.testing.assert_close(decoded_by(finite_coder(name), at_mean), at_mean)
+
+
+@pytest.mark.parametrize(
+    "name", ["no cost", "cost on a line", "tiny", "large", "one huge cost", "one huge variance"]
+)
+def test_keys_that_vary_are_told_apart_whatever_the_statistics(name):
+    varying, _ = DEGENERATE[name]
+    vectors = drawn(varying, mean)
+    decoded = decoded_by(finite_coder(name, bits=4), vectors) - mean.float().unsqueeze(1)
+    centred = vectors - mean.float().unsqueeze(1)
+    error = (decoded - centred).square().sum() / centred.square().sum()
+    assert error < 0.1
