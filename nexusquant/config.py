@@ -118,8 +118,8 @@ class CompressionConfig:
 
     quant: QuantConfig | None = None
     eviction: EvictionConfig | None = None
-    num_sink_tokens: int = 4
-    recent_window: int = 32
+    num_sink_tokens: int = 16
+    recent_window: int = 16
     exact_prefill_tokens: int = 16_384
 
     def __post_init__(self) -> None:
@@ -189,7 +189,9 @@ PRESETS: Mapping[str, CompressionConfig] = MappingProxyType(
         "off": CompressionConfig(),
         "safe": CompressionConfig(quant=QuantConfig()),
         "high": CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.63)),
-        "balanced": CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.34)),
+        "balanced": CompressionConfig(
+            quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.34)
+        ),
         "max": CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.16)),
     }
 )

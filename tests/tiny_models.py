@@ -28,6 +28,7 @@ from transformers import (
     MistralForCausalLM,
     Phi3Config,
     Phi3ForCausalLM,
+    PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -64,6 +65,14 @@ def _finish(model: PreTrainedModel, dtype: torch.dtype = torch.float32) -> PreTr
             elif name.endswith(("v_proj.weight", "o_proj.weight", "embed_tokens.weight")):
                 parameter.mul_(4)
     return model.to(dtype)
+
+
+def of_family(
+    model_class: type[PreTrainedModel], config_class: type[PreTrainedConfig], **options: object
+) -> PreTrainedModel:
+    """Any family whose config takes the usual names; `options` come on top of the sizes here."""
+    torch.manual_seed(0)
+    return _finish(model_class(config_class(**(_SIZES | options))))
 
 
 def llama(

@@ -38,7 +38,7 @@ class Measurements:
         try:
             return replace(loaded, profile=load_profile(path))
         except CacheStateError as error:
-            _LOG.info("measuring the model: %s", error)
+            _LOG.debug("no profile yet: %s", error)
         try:
             profile = yield from profile_steps(loaded.model, builtin_texts(loaded.tokenizer))
         except (UnsupportedModelError, ValueError, torch.OutOfMemoryError) as error:

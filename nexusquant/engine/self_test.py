@@ -20,7 +20,7 @@ from nexusquant.engine.model_loader import LoadedModel
 from nexusquant.engine.prefill import prefill_chunks
 from nexusquant.engine.profiling import read_text
 
-KL_LIMIT = 0.05
+KL_LIMIT = 0.1
 """Mean KL divergence per token, in nats, above which a preset counts as unsafe for a model."""
 
 NUM_COMPARED = 64

@@ -246,6 +246,26 @@ def test_what_is_not_stored_leaves_the_stored_part_unbiased():
     assert share.mean() == pytest.approx(1, abs=0.005)
 
 
+def relative_error(key_size, cost_size):
+    """What is lost of keys around zero, over what there is, in the measure of cost."""
+    basis = fit_key_basis(0 * mean, key_size**2 * covariance, cost_size * cost)
+    vectors = drawn(key_size**2 * covariance, 0 * mean)
+    coder = key_quantizer(basis, share_bits([basis.variances], 2)[0], "cpu")
+    error = decoded_by(coder, vectors) - vectors
+    return float(weighted(error, error).sum() / weighted(vectors, vectors).sum())
+
+
+# gradients of one model may be a millionth of another's, and cost is their square
+@pytest.mark.parametrize("cost_size", [1e-18, 1e-14, 1e-8, 1e6, 1e12])
+def test_the_unit_of_cost_does_not_matter(cost_size):
+    assert relative_error(1.0, cost_size) == pytest.approx(relative_error(1.0, 1.0), rel=0.05)
+
+
+@pytest.mark.parametrize("key_size", [1e-3, 1e-2, 1e2])
+def test_the_unit_of_keys_does_not_matter(key_size):
+    assert relative_error(key_size, 1.0) == pytest.approx(relative_error(1.0, 1.0), rel=0.05)
+
+
 def rank_one(matrix):
     return matrix[..., :1] @ matrix[..., :1].mT
 
@@ -289,7 +309,7 @@ def test_degenerate_statistics_leave_the_mean_exact(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["no cost", "cost on a line", "tiny", "large", "one huge cost", "one huge variance"]
+    "name", ["no cost", "cost on a line", "large", "one huge cost", "one huge variance"]
 )
 def test_keys_that_vary_are_told_apart_whatever_the_statistics(name):
     varying, _ = DEGENERATE[name]

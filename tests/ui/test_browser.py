@@ -411,7 +411,7 @@ def test_presets_are_tested_while_one_chats_and_an_unsafe_one_is_asked_about(vis
     open_tab(page, "Chat")
     wait_for_text(page, "#chat-preset-text", "15.9× smaller, KL 0.029")
     page.locator("#chat-preset").get_by_label("Max (unsafe here)").click()
-    wait_for_text(page, "#chat-preset-question", "KL 0.413, where 0.05 is the limit")
+    wait_for_text(page, "#chat-preset-question", "KL 0.413, where 0.1 is the limit")
     assert page.locator("#chat-preset").get_by_label("Balanced").is_checked()
     page.click("#chat-preset-keep >> text=Keep Balanced")
     page.wait_for_selector("#chat-preset-question", state="hidden")

@@ -63,7 +63,8 @@ def test_a_real_manual_is_read_and_answered_from_with_a_page_cited(address, r_ma
         open_tab(page, "Documents")
         page.set_input_files("#doc-file input[type=file]", str(r_manual))
         wait_for_text(page, "#doc-card", " pages, ", timeout_s=60)
-        wait_for_text(page, "#doc-fit", "Does not fit", timeout_s=60)
+        # the model is measured first, where that was not done before
+        wait_for_text(page, "#doc-fit", "Does not fit", timeout_s=180)
         # the sentence about all pages gives way to one about these
         everything = text_of(page, "#doc-fit .nq-notice")
         page.fill("#doc-pages textarea", "1-15")
