@@ -45,7 +45,7 @@ class ProfileBuilder:
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self._pairings, self._rotary = find_pairings(model), rotary_of(model)
+        self._model, self._pairings = model, find_pairings(model)
         self._layers = {index: _KeyStatistics() for index in compressible_layers(model)}
 
     def add(self, layer: int, keys: torch.Tensor, gradients: torch.Tensor) -> None:
@@ -76,7 +76,9 @@ class ProfileBuilder:
     def _bare(self, layer: int, keys: torch.Tensor) -> torch.Tensor:
         # gradients turn like keys; the factor that may be on both is the same for all layers
         keys = keys[0, :, _NUM_SINKS:].float()
-        if self._rotary is None:
+        # asked anew: frequencies may depend on the length of what was read
+        rotary = rotary_of(self._model)
+        if rotary is None:
             return keys
         positions = torch.arange(_NUM_SINKS, _NUM_SINKS + keys.shape[1], device=keys.device)
-        return self._rotary.take_off(keys, positions, self._pairings[layer])
+        return rotary.take_off(keys, positions, self._pairings[layer])

@@ -30,9 +30,8 @@ def find_pairings(model: PreTrainedModel) -> tuple[Pairing, ...]:
     Args:
         model: The model; read twice over a few tokens.
     """
-    rotary = rotary_of(model)
     num_layers = model.config.get_text_config(decoder=True).num_hidden_layers
-    if rotary is None:
+    if rotary_of(model) is None:
         return (Pairing.NONE,) * num_layers
     token_ids = torch.arange(1, 1 + _PROBE_TOKENS, device=model.device).unsqueeze(0)
     try:
@@ -40,6 +39,8 @@ def find_pairings(model: PreTrainedModel) -> tuple[Pairing, ...]:
         there = hf_compat.keys_at(model, token_ids, _PROBE_SHIFT)
     except TypeError:
         return (Pairing.NONE,) * num_layers
+    # only now: frequencies that depend on the length are those of what was read last
+    rotary = rotary_of(model)
     return tuple(
         _pairing_between(one.float(), other.float(), rotary)
         for one, other in zip(here, there, strict=True)

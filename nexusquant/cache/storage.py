@@ -22,7 +22,7 @@ from nexusquant.cache.kept import KeptTokens, Segment
 from nexusquant.cache.layer import CompressedLayer
 from nexusquant.config import CompressionConfig, EvictionConfig, QuantConfig
 from nexusquant.errors import CacheStateError
-from nexusquant.lattice import E8Quantizer, PackedVectors, Rotary, RotarySegment
+from nexusquant.lattice import E8Quantizer, PackedVectors, Pairing, Rotary, RotarySegment
 
 FORMAT_VERSION = 2
 _HEADER = "nexusquant"
@@ -187,6 +187,7 @@ def _layer_to_tensors(layer: CompressedLayer) -> tuple[dict[str, torch.Tensor], 
     if layer.codec is not None and layer.codec.keys is not None:
         coder = layer.codec.keys
         record["key_widths"] = list(coder.widths)
+        record["pairing"] = str(layer.codec.pairing)
         parts = (coder.basis, coder.row_units, coder.gains, coder.mean)
         named.update(zip(_CODER_TENSORS, parts, strict=True))
     for number, segment in enumerate(layer.kept.segments):
@@ -206,7 +207,7 @@ def _layer_from_tensors(
     _check_exact(exact)
     if record["key_widths"]:
         coder = _key_coder(named, record["key_widths"], exact[0].shape)
-        layer.codec = replace(layer.codec, keys=coder)
+        layer.codec = replace(layer.codec, keys=coder, pairing=Pairing(record["pairing"]))
     layer.lazy_initialization(exact[0].unsqueeze(0), exact[1].unsqueeze(0))
     layer.sinks, layer.recent = exact[:2], exact[2:]
     layer.num_seen = _count(record["num_seen"])
@@ -231,7 +232,7 @@ def _key_coder(
     num_kv_heads, _, dim = shape
     expected = {
         "key_basis": ((num_kv_heads, dim, dim), torch.int8),
-        "key_row_units": ((num_kv_heads, dim), torch.float16),
+        "key_row_units": ((num_kv_heads, dim), torch.float32),
         "key_gains": ((num_kv_heads, dim // 8), torch.float32),
         "key_mean": ((num_kv_heads, 1, dim), torch.float32),
     }

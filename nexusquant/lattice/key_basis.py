@@ -119,10 +119,11 @@ def key_quantizer(
     steps = torch.tensor([STEP_PER_RMS.get(width, 1.0) for width in widths])
     gains = basis.variances.cpu().sqrt() * steps
     rows = basis.rows.cpu() * gains.repeat_interleave(DIM, dim=-1).unsqueeze(-1)
-    # directions that never vary keep a size that 16 bits can say, and the basis its inverse
-    enlarge = _LEAST_ROW / rows.norm(dim=-1).unflatten(-1, (-1, DIM)).amin(dim=-1)
-    enlarge = enlarge.clamp(min=1)
-    gains, rows = gains * enlarge, rows * enlarge.repeat_interleave(DIM, dim=-1).unsqueeze(-1)
+    # a head whose keys never varied must still be able to say that they do now
+    largest = rows.norm(dim=-1).amax(dim=-1)
+    rows = rows * (_LEAST_ROW / largest).clamp(min=1)[:, None, None]
+    # only proportions matter inside a head, and costs may be in any unit
+    gains = gains / gains.amax(dim=-1, keepdim=True)
     return E8Quantizer.of_rows(widths, rows.to(device), gains.to(device), basis.mean.to(device))
 
 

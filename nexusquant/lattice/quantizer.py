@@ -54,7 +54,7 @@ class E8Quantizer:
             0 means that the group is not stored.
         basis: What one step of each coordinate adds to a vector of scale 1, one row each, in
             units of `row_units`. [D, D] or [H, D, D] with a basis for each head, invertible, int8.
-        row_units: [D] or [H, D], float16.
+        row_units: [D] or [H, D], float32.
         gains: Weight of one step in each group; errors are made small in this measure.
             [D / 8] or [H, D / 8], float32.
         mean: What is subtracted first, or None. [1, D] or [H, 1, D], float32.
@@ -121,9 +121,8 @@ class E8Quantizer:
             gains: See the class.
             mean: See the class.
         """
-        units = (rows.abs().amax(dim=-1) / 127).to(torch.float16)
-        units = units.clamp(min=torch.finfo(torch.float16).smallest_normal)
-        basis = (rows / units.float().unsqueeze(-1)).round().clamp(-127, 127).to(torch.int8)
+        units = rows.float().abs().amax(dim=-1).clamp(min=1e-30) / 127
+        basis = (rows / units.unsqueeze(-1)).round().clamp(-127, 127).to(torch.int8)
         return cls(widths, basis, units, gains, mean)
 
     @property
@@ -214,7 +213,7 @@ class E8Quantizer:
 
     def _rows(self, count: int) -> Tensor:
         rows = self.basis[..., :count, :].float()
-        return rows.mul_(self.row_units[..., :count].float().unsqueeze(-1))
+        return rows.mul_(self.row_units[..., :count].unsqueeze(-1))
 
     def _encode_steps(self, y: Tensor) -> PackedVectors:
         """Code coordinates in steps. [..., N, num_coded], float32."""

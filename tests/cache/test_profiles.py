@@ -1,8 +1,7 @@
-"""Caches with a profile of the model, and the profile's file."""
+"""Caches with a profile of the model."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
@@ -10,17 +9,13 @@ import tiny_models
 import torch
 from cache_walker import reachable_bytes
 from driving import EVICTING, OFF, SAFE, TWO_BIT, decode, read
-from safetensors import safe_open
-from safetensors.torch import save_file
 from tolerances import error
 from transformers import SmolLM3Config, SmolLM3ForCausalLM
 
 import nexusquant
-from nexusquant import CacheStateError, CompressedCache, QuantConfig, load_cache
-from nexusquant.cache import load_profile, save_profile
+from nexusquant import CompressedCache, QuantConfig, load_cache
 from nexusquant.lattice import E8Quantizer, Pairing
 
-HEADER = "nexusquant_profile"
 # values nearly exact: what is lost is lost in keys
 KEYS_ALONE = replace(TWO_BIT, quant=QuantConfig(key_bits=2, value_bits=4))
 CONFIGS = {"two bits": TWO_BIT, "safe": SAFE, "evicting": EVICTING}
@@ -42,12 +37,6 @@ def profile(model):
     return nexusquant.build_profile(model, token_ids=seen)
 
 
-@pytest.fixture
-def path(profile, tmp_path):
-    save_profile(profile, tmp_path / "model.profile")
-    return tmp_path / "model.profile"
-
-
 def filled(model, profile, config):
     return nexusquant.prefill(model, document, config, profile=profile)
 
@@ -59,16 +48,6 @@ def turn(model, cache, num_new=3):
 def relative_error(model, profile, config):
     expected = turn(model, nexusquant.prefill(model, document, OFF))
     return error(turn(model, filled(model, profile, config)), expected) / float(expected.std())
-
-
-def assert_same_profile(one, other):
-    assert one.pairings == other.pairings
-    assert len(one.bases) == len(other.bases)
-    for mine, others in zip(one.bases, other.bases, strict=True):
-        assert (mine is None) == (others is None)
-        for part, expected in zip(mine or (), others or (), strict=True):
-            assert part.dtype == expected.dtype == torch.float32
-            assert torch.equal(part, expected)
 
 
 @each_config
@@ -184,82 +163,6 @@ def test_a_profile_brings_the_logits_closer_than_a_plain_rotation(monkeypatch, m
     with_profile = relative_error(model, profile, KEYS_ALONE)
     monkeypatch.setattr("nexusquant.cache.profile.key_quantizer", plain_rotation)
     assert 0 < with_profile < factor * relative_error(model, profile, KEYS_ALONE)
-
-
-def test_a_file_gives_the_profile_back_bit_for_bit(profile, path):
-    assert_same_profile(load_profile(path), profile)
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
-
-
-def test_a_read_profile_codes_like_the_measured_one(model, profile, path):
-    read_again = filled(model, load_profile(path), SAFE)
-    assert torch.equal(turn(model, read_again), turn(model, filled(model, profile, SAFE)))
-
-
-def test_layers_without_a_basis_and_other_pairings_come_back(profile, tmp_path):
-    changed = replace(
-        profile,
-        pairings=(Pairing.NEIGHBOURS, Pairing.NONE),
-        bases=(None, profile.bases[1]),
-    )
-    save_profile(changed, tmp_path / "new folder" / "a.profile")
-    assert_same_profile(load_profile(tmp_path / "new folder" / "a.profile"), changed)
-
-
-def test_saving_again_replaces_the_file(profile, path):
-    changed = replace(profile, pairings=(Pairing.NONE, Pairing.NONE))
-    save_profile(changed, path)
-    assert_same_profile(load_profile(path), changed)
-
-
-def rewrite(path, change):
-    """Let `change(header)` lie."""
-    with safe_open(str(path), framework="pt") as file:
-        header = json.loads(file.metadata()[HEADER])
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    change(header, tensors)
-    save_file(tensors, str(path), metadata={HEADER: json.dumps(header)})
-
-
-LIES = {
-    "a later version": lambda header, _: header.update(format_version=99),
-    "a version of another kind": lambda header, _: header.update(format_version="1.0"),
-    "no version": lambda header, _: header.pop("format_version"),
-    "no pairings": lambda header, _: header.pop("pairings"),
-    "pairings are a number": lambda header, _: header.update(pairings=2),
-    "an unknown pairing": lambda header, _: header.update(pairings=["thirds", "halves"]),
-    "a basis without its rows": lambda _, tensors: tensors.pop("0.rows"),
-    "a basis without its variances": lambda _, tensors: tensors.pop("1.variances"),
-}
-
-
-@pytest.mark.parametrize("lie", LIES)
-def test_a_file_that_says_something_else_is_refused(path, lie):
-    rewrite(path, LIES[lie])
-    with pytest.raises(CacheStateError, match=r"model\.profile is no profile that can be read"):
-        load_profile(path)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.99])
-def test_a_truncated_file_is_refused(path, share):
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(CacheStateError):
-        load_profile(path)
-
-
-def test_what_is_no_profile_is_refused(path, tmp_path):
-    path.write_bytes(b"# not safetensors\n" * 50)
-    with pytest.raises(CacheStateError):
-        load_profile(path)
-    for metadata in (None, {HEADER: "no json"}, {HEADER: "[]"}, {HEADER: '"x"'}):
-        save_file({"0.mean": torch.ones(3)}, str(path), metadata=metadata)
-        with pytest.raises(CacheStateError):
-            load_profile(path)
-    with pytest.raises(CacheStateError):
-        load_profile(tmp_path / "there is none")
-    with pytest.raises(CacheStateError):
-        load_profile(tmp_path)
 
 
 def two_bit_error(dtype, norm):
