@@ -51,17 +51,23 @@ class LayerCodec:
         return keys.shape[-1] == key_dim and values.shape[-1] == self.values.dim
 
     def encode(
-        self, keys: torch.Tensor, values: torch.Tensor, first: int
+        self, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
     ) -> tuple[PackedVectors, PackedVectors]:
-        """Code keys and values [H_kv, T, D] of the tokens from index `first` on."""
-        return self.keys.encode(self._take_off(keys.float(), first)), self.values.encode(values)
+        """Code keys and values [H_kv, T, D] of the tokens at `positions`, [T] or [H_kv, T]."""
+        bare = self._take_off(keys.float(), positions)
+        return self.keys.encode(bare, positions), self.values.encode(values, positions)
 
     def decode(
-        self, keys: PackedVectors, values: PackedVectors, first: int, dtype: torch.dtype
+        self,
+        keys: PackedVectors,
+        values: PackedVectors,
+        positions: torch.Tensor,
+        dtype: torch.dtype,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rebuild what `encode` coded, if every token of it is there."""
-        bare = self.keys.decode(keys, torch.float32)
-        return self._put_on(bare, first).to(dtype), self.values.decode(values, dtype)
+        """Rebuild what `encode` coded."""
+        bare = self.keys.decode(keys, torch.float32, positions)
+        turned = self._put_on(bare, positions).to(dtype)
+        return turned, self.values.decode(values, dtype, positions)
 
     def narrow(
         self, keys: torch.Tensor, values: torch.Tensor, first: int
@@ -96,7 +102,7 @@ class LayerCodec:
             queries: Newest queries, up to the last token seen, [H, Q, D]; None if not known.
             num_seen: Tokens seen.
         """
-        bare = self._take_off(keys.float(), first)
+        bare = self._take_off(keys.float(), _positions(keys, first))
         mean = bare.mean(dim=1)
         centred = bare - mean.unsqueeze(1)
         dim, num_tokens = bare.shape[-1], bare.shape[1]
@@ -128,17 +134,13 @@ class LayerCodec:
         return cost
 
     def _mean_at(self, keys: torch.Tensor, first: int) -> torch.Tensor:
-        return self._put_on(self.keys.mean.expand(*keys.shape), first)
+        return self._put_on(self.keys.mean.expand(*keys.shape), _positions(keys, first))
 
-    def _take_off(self, keys: torch.Tensor, first: int) -> torch.Tensor:
-        if self.rotary is None:
-            return keys
-        return self.rotary.take_off(keys, _positions(keys, first), self.pairing)
+    def _take_off(self, keys: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return self.rotary.take_off(keys, positions, self.pairing) if self.rotary else keys
 
-    def _put_on(self, keys: torch.Tensor, first: int) -> torch.Tensor:
-        if self.rotary is None:
-            return keys
-        return self.rotary.put_on(keys, _positions(keys, first), self.pairing)
+    def _put_on(self, keys: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return self.rotary.put_on(keys, positions, self.pairing) if self.rotary else keys
 
 
 def to_16_bit(tensor: torch.Tensor) -> torch.Tensor:

@@ -196,7 +196,8 @@ class CompressedLayer(CacheLayerMixin):
         num_coded = count - keys.shape[1]
         if num_coded:
             packed = self.pages.read(self.span_page_lengths, num_coded)
-            coded = self.codec.decode(*packed, start, keys.dtype)
+            positions = torch.arange(start, start + num_coded, device=keys.device)
+            coded = self.codec.decode(*packed, positions, keys.dtype)
             keys, values = _join(coded, (keys, values))
         # queries of sinks come before every candidate
         window = min(self.num_seen - start, self.config.eviction.observation_window)
@@ -260,9 +261,18 @@ class CompressedLayer(CacheLayerMixin):
     def _code(self, token: int, count: int, kept: torch.Tensor | None) -> None:
         """Code `count` exact tokens from index `token` of the text on into pages."""
         start = token - self.first_recent
-        vectors = (held[:, start : start + count] for held in self._wide_recent())
-        self.pages.append(*self.codec.encode(*vectors, first=token), kept)
+        vectors = [held[:, start : start + count] for held in self._wide_recent()]
         self.kept = self.kept.append(count, kept)
+        positions = torch.arange(token, token + count, device=vectors[0].device)
+        if kept is not None:
+            # what goes is not coded: every head's own tokens, then filled up to the longest head's
+            index, kept = _index_of(kept)
+            vectors = [
+                held.gather(1, index.unsqueeze(-1).expand(-1, -1, held.shape[-1]))
+                for held in vectors
+            ]
+            positions = positions[index]
+        self.pages.append(*self.codec.encode(*vectors, positions), kept)
 
     def _fit(self) -> None:
         """Fit the keys' basis to the exact tokens at hand: there is no profile of the model."""
@@ -291,6 +301,14 @@ class CompressedLayer(CacheLayerMixin):
         elif self.pages is not None:
             self.pages.truncate(mark.page_lengths)
         self._close_span()
+
+
+def _index_of(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Indices of the True entries of each row, and which of them are meant. [H, longest] both."""
+    counts = mask.sum(dim=1, keepdim=True)
+    order = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+    place = torch.arange(int(counts.max()), device=mask.device)
+    return order[:, : place.shape[0]], place < counts
 
 
 def _join(

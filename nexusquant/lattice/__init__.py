@@ -6,7 +6,7 @@ from nexusquant.lattice.key_basis import KeyBasis, fit_key_basis, key_quantizer,
 from nexusquant.lattice.log_scale import decode_scale, encode_scale
 from nexusquant.lattice.packing import pack_fields, unpack_fields
 from nexusquant.lattice.point_table import decode_packed, word_table
-from nexusquant.lattice.quantizer import E8Quantizer, PackedVectors
+from nexusquant.lattice.quantizer import E8Quantizer, PackedVectors, token_signs
 from nexusquant.lattice.rotary import Pairing, Rotary, RotarySegment
 from nexusquant.lattice.rotation import rotation_matrix
 
@@ -31,6 +31,7 @@ __all__ = [
     "pack_fields",
     "rotation_matrix",
     "share_bits",
+    "token_signs",
     "unpack_fields",
     "word_table",
 ]

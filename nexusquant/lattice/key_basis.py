@@ -20,7 +20,7 @@ from nexusquant.lattice.e8 import DIM
 from nexusquant.lattice.quantizer import E8Quantizer
 from nexusquant.lattice.rotation import hadamard
 
-COST_FLOOR = 0.1
+COST_FLOOR = 0.3
 """Share of the mean cost that every direction of a head has at least: queries to come differ."""
 
 SPREAD_FLOOR = 1e-5

@@ -52,8 +52,16 @@ def make_case(
     table = place_pages(lengths, generator)
     for coder in coders:
         heads = [_of_head(coder, head) for head in range(num_heads)]
-        codes = [head.encode(gaussian(n, dim)) for head, n in zip(heads, lengths, strict=True)]
-        decoded.append([h.decode(c, torch.float32) for h, c in zip(heads, codes, strict=True)])
+        codes = [
+            head.encode(gaussian(n, dim), torch.arange(n))
+            for head, n in zip(heads, lengths, strict=True)
+        ]
+        decoded.append(
+            [
+                head.decode(packed, torch.float32, torch.arange(n))
+                for head, packed, n in zip(heads, codes, lengths, strict=True)
+            ]
+        )
         pools.append(fill_pages(codes, table))
     query = gaussian(num_heads * groups, q_len, dim).to(dtype)
     exact = [gaussian(num_heads, max(num_exact, q_len), dim).to(dtype) for _ in coders]

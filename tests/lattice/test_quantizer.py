@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nexusquant.config import CODE_BITS
-from nexusquant.lattice import E8Quantizer, PackedVectors, rotation_matrix
+from nexusquant.lattice import E8Quantizer, PackedVectors, rotation_matrix, token_signs
 
 # a scale is at most half a step of a twelfth of an octave off
 SCALE_ERROR = 2 ** (1 / 24) * 1.001
@@ -197,3 +197,31 @@ def test_sizes_that_do_not_fit_are_refused():
         E8Quantizer.of_rows((2, 2), rotation_matrix(16, 0), torch.ones(1))
     with pytest.raises(ValueError, match=r"must be \[..., N, 64\]"):
         quantizer(2).encode(torch.zeros(3, 32))
+
+
+@pytest.mark.parametrize("bits", [1, 1.5, 2, 3])
+def test_errors_of_equal_vectors_at_even_and_odd_positions_average_out(bits):
+    coder, x = quantizer(bits), gaussian(500, 1, 64).expand(-1, 2, -1)
+    positions = torch.arange(2)
+    pair = coder.decode(coder.encode(x, positions), torch.float32, positions)
+    # independent errors halve in the mean of two; equal ones would stay
+    ratio = relative_error(x[:, 0], pair.mean(dim=1)) / relative_error(x[:, 0], pair[:, 0])
+    assert 0.4 < ratio < 0.65
+
+
+def test_the_sign_of_a_position_changes_neither_bytes_nor_error():
+    coder, x = quantizer(2), gaussian(4, 500, 64)
+    even, odd = torch.arange(0, 1000, 2), torch.arange(1, 1001, 2)
+    plain, flipped = coder.encode(x, even), coder.encode(x, odd)
+    assert torch.equal(plain.codes, coder.encode(x).codes)
+    assert not torch.equal(plain.codes, flipped.codes)
+    assert flipped.codes.nbytes == plain.codes.nbytes
+    errors = [
+        relative_error(x, coder.decode(packed, torch.float32, positions))
+        for packed, positions in ((plain, even), (flipped, odd))
+    ]
+    assert errors[1] == pytest.approx(errors[0], rel=0.02)
+
+
+def test_token_signs_alternate():
+    assert token_signs(torch.tensor([[0, 1, 2], [5, 8, 3]])).tolist() == [[1, -1, 1], [-1, 1, -1]]

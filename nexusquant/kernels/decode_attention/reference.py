@@ -117,32 +117,37 @@ def _add_packed(
     decoder = packed.key_quantizer.decoder
     for first in range(0, num_pages, pages_per_block):
         pages = packed.page_table[:, first : min(first + pages_per_block, num_pages)].long()
-        keys = _rebuild_keys(packed, pages, first * page_size, decoder)
+        start = first * page_size
+        index = torch.arange(start, start + pages.shape[1] * page_size, device=rows.device)
+        positions = _positions_at(packed, start, index.shape[0])
+        keys = _rebuild_keys(packed, pages, positions, decoder)
         logits = _cap(rows @ keys.mT, softcap)
-        index = torch.arange(
-            first * page_size, first * page_size + keys.shape[-2], device=rows.device
-        )
         logits.masked_fill_((index >= packed.lengths[:, None]).unsqueeze(1), float("-inf"))
         points, scales = packed.value_quantizer.decode_points(
-            _gather(packed.values, pages), torch.float32
+            _gather(packed.values, pages), torch.float32, positions
         )
         state.add(logits, points, scales.unsqueeze(-2))
     state.weighted = state.weighted @ packed.value_quantizer.decoder
 
 
+def _positions_at(packed: PackedView, start: int, count: int) -> torch.Tensor:
+    """Token indices of `count` vectors of every head; 0 past the longest. [H_kv, count]."""
+    positions = packed.positions[:, start : start + count]
+    return torch.nn.functional.pad(positions, (0, count - positions.shape[1]))
+
+
 def _rebuild_keys(
-    packed: PackedView, pages: torch.Tensor, first: int, decoder: torch.Tensor
+    packed: PackedView, pages: torch.Tensor, positions: torch.Tensor, decoder: torch.Tensor
 ) -> torch.Tensor:
-    """Keys of some pages [H_kv, n] as the model made them; `first` is the first one's index."""
-    points, scales = packed.key_quantizer.decode_points(_gather(packed.keys, pages), torch.float32)
+    """Keys of some pages [H_kv, n], at `positions` [H_kv, n * page_size], as the model made them."""
+    points, scales = packed.key_quantizer.decode_points(
+        _gather(packed.keys, pages), torch.float32, positions
+    )
     keys = points.mul_(scales.unsqueeze(-1)) @ decoder
     if packed.key_quantizer.mean is not None:
         keys += packed.key_quantizer.mean
     if packed.rotary is None:
         return keys
-    positions = packed.positions[:, first : first + keys.shape[1]]
-    missing = keys.shape[1] - positions.shape[1]
-    positions = torch.nn.functional.pad(positions, (0, missing))
     return packed.rotary.put_on(keys, positions, packed.pairing)
 
 
