@@ -20,6 +20,8 @@ LEAST_BITS, MOST_BITS = 1, 4
 class ScorerName(str, Enum):
     """Which rule decides what attention will not miss. One file each in `eviction/`."""
 
+    RECONSTRUCTION = "reconstruction"
+    """What the model looks at when it reads the text again; costs a second reading."""
     STREAMING = "streaming"
     KEY_NORM = "key_norm"
     SNAPKV = "snapkv"
@@ -68,6 +70,8 @@ class EvictionConfig:
         scorer: The rule that ranks pairs.
         head_floor: Share of its equal part of the budget that every head is sure of, in [0, 1].
             0 lets all heads and layers compete freely; 1 gives each the same count.
+        newest_share: Share of the budget that goes to the newest tokens of the span, which every
+            head then keeps, in [0, 1].
         observation_window: Newest queries of the span that scorers may look at, in tokens.
         min_span: Spans with fewer tokens to choose from are kept whole: questions are not thinned.
 
@@ -76,8 +80,9 @@ class EvictionConfig:
     """
 
     keep_ratio: float
-    scorer: ScorerName = ScorerName.SNAPKV
-    head_floor: float = 0.6
+    scorer: ScorerName = ScorerName.RECONSTRUCTION
+    head_floor: float = 0.3
+    newest_share: float = 0.3
     observation_window: int = 256
     min_span: int = 256
 
@@ -85,8 +90,9 @@ class EvictionConfig:
         object.__setattr__(self, "scorer", _scorer(self.scorer))
         if not 0 < self.keep_ratio <= 1:
             raise ValueError(f"keep_ratio is {self.keep_ratio!r}; it is a share in (0, 1].")
-        if not 0 <= self.head_floor <= 1:
-            raise ValueError(f"head_floor is {self.head_floor!r}; it is a share in [0, 1].")
+        for name in ("head_floor", "newest_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it is a share in [0, 1].")
         for name in ("observation_window", "min_span"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; use 1 token or more.")
@@ -188,11 +194,11 @@ PRESETS: Mapping[str, CompressionConfig] = MappingProxyType(
     {
         "off": CompressionConfig(),
         "safe": CompressionConfig(quant=QuantConfig()),
-        "high": CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.63)),
+        "high": CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.69)),
         "balanced": CompressionConfig(
-            quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.34)
+            quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.38)
         ),
-        "max": CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.16)),
+        "max": CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.17)),
     }
 )
 """Ready-made configs; change one with `dataclasses.replace`. `off` is the reference."""

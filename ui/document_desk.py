@@ -196,7 +196,7 @@ class DocumentDesk:
         yield from self._follower.snapshots() if self._follower else (IDLE,)
 
     def read_progress(self, now: Snapshot) -> ReadProgress | None:
-        """How far reading is, by page; None while a question is answered."""
+        """How far the first reading is, by page; None in the second and while one asks."""
         if self.read is None or self.is_asking or not isinstance(now.progress, PrefillProgress):
             return None
         return self.read.session.progress(now.progress)

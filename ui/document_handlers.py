@@ -234,8 +234,8 @@ class DocumentHandlers:
         desk = workspace.documents
         progress = desk.read_progress(now)
         status = gauge.request_status(now)
-        if progress is not None and now.phase is Phase.READING:
-            status = page_views.reading(progress)
+        if progress is not None and desk.read is not None and now.phase is Phase.READING:
+            status = page_views.reading(progress, desk.read.config)
         return DocumentView(
             status=status,
             is_busy=True,

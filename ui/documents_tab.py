@@ -14,7 +14,7 @@ from ui.preset_picker import PresetPicker, build_preset_picker
 from ui.wiring import AT_ONCE, POLLING, QUIET, Updates, changes, returned, show_while, streamed
 
 INTRO = (
-    "<p class='nq-under'>A document is read once, into a compressed cache of its own. Questions "
+    "<p class='nq-under'>A document is read into a compressed cache of its own. Questions "
     "are answered from there, with page numbers. Pages and tokens are counted first.</p>"
 )
 LOG_NOTE = (

@@ -19,6 +19,7 @@ from nexusquant.engine import (
     JobState,
     LoadProgress,
     PrefillProgress,
+    RereadProgress,
     SelfTestProgress,
     TextDelta,
 )
@@ -58,7 +59,7 @@ class Snapshot:
         phase: Where it stands.
         position: Requests before it, while it waits.
         text: The answer so far.
-        progress: The newest word on loading, reading or testing.
+        progress: The newest word on loading, reading, reading again or testing.
         finished: The end with its figures, once there.
         error: Why it failed.
         result: What the job returned.
@@ -67,7 +68,7 @@ class Snapshot:
     phase: Phase
     position: int = 0
     text: str = ""
-    progress: PrefillProgress | LoadProgress | SelfTestProgress | None = None
+    progress: PrefillProgress | RereadProgress | LoadProgress | SelfTestProgress | None = None
     finished: Finished | None = None
     error: Exception | None = None
     result: object | None = None

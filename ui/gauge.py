@@ -12,6 +12,7 @@ from nexusquant.engine import (
     MemoryReading,
     ModelInfo,
     PrefillProgress,
+    RereadProgress,
 )
 from nexusquant.engine.stats import CacheUsage
 from ui.following import Phase, Snapshot
@@ -141,21 +142,24 @@ def request_status(now: Snapshot) -> str:
         Phase.ANSWERING: f"Answering, {count(len(now.text.split()))} words",
         Phase.READING: "Reading",
     }
-    if now.phase is Phase.READING and isinstance(now.progress, PrefillProgress):
+    if now.phase is Phase.READING and isinstance(now.progress, PrefillProgress | RereadProgress):
         return _reading(now.progress)
     kind = "info" if now.phase is Phase.STOPPED else "busy"
     return notice(texts[now.phase], kind)
 
 
-def _reading(progress: PrefillProgress) -> str:
+def _reading(progress: PrefillProgress | RereadProgress) -> str:
     share = progress.num_done / progress.num_total if progress.num_total else 0.0
     speed = progress.num_done / progress.elapsed_s if progress.elapsed_s else 0.0
     left = (progress.num_total - progress.num_done) / speed if speed else None
-    text = (
-        f"Reading {count(progress.num_done)} of {count(progress.num_total)} tokens, "
-        f"{rate(speed)}, {time_left(left)}"
-    )
-    return notice(text, "busy") + meter("Reading", share, text)
+    tokens = f"{count(progress.num_done)} of {count(progress.num_total)} tokens"
+    if isinstance(progress, RereadProgress):
+        label = "Reading again"
+        text = f"{label} to see what matters: {tokens}, {time_left(left)}"
+    else:
+        label = "Reading"
+        text = f"{label} {tokens}, {rate(speed)}, {time_left(left)}"
+    return notice(text, "busy") + meter(label, share, text)
 
 
 def notice(text: str, kind: str, *, is_question: bool = False) -> str:

@@ -86,6 +86,7 @@ class SettingsHandlers:
         keep_percent: float,
         scorer: str,
         floor_percent: float,
+        newest_percent: float,
         num_sink_tokens: float,
         recent_window: float,
         workspace_id: str,
@@ -99,6 +100,7 @@ class SettingsHandlers:
                 keep_percent,
                 scorer,
                 floor_percent,
+                newest_percent,
                 num_sink_tokens,
                 recent_window,
             )
@@ -197,6 +199,7 @@ def own_config(
     keep_percent: float,
     scorer: str,
     floor_percent: float,
+    newest_percent: float,
     num_sink_tokens: float,
     recent_window: float,
 ) -> CompressionConfig:
@@ -211,6 +214,7 @@ def own_config(
             keep_ratio=keep_percent / 100,
             scorer=ScorerName(scorer),
             head_floor=floor_percent / 100,
+            newest_share=newest_percent / 100,
         )
     return CompressionConfig(
         quant=QuantConfig(key_bits=float(key_bits), value_bits=float(value_bits)),

@@ -28,6 +28,7 @@ MODEL_NOTE = (
 )
 BIT_CHOICES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 SCORERS = [
+    ("Reconstruction (reads twice)", ScorerName.RECONSTRUCTION.value),
     ("Expected attention", ScorerName.EXPECTED_ATTENTION.value),
     ("SnapKV (last queries)", ScorerName.SNAPKV.value),
     ("Key norm", ScorerName.KEY_NORM.value),
@@ -118,8 +119,21 @@ def _build_compression() -> tuple[gr.Component, ...]:
             key_bits = gr.Dropdown(_bit_choices(2.0), label="Key bits, mean", min_width=120)
             value_bits = gr.Dropdown(_bit_choices(2.0), label="Value bits", min_width=120)
         keep = gr.Slider(5, 100, step=0.5, label="Key-value pairs kept, %", elem_id="set-keep")
-        scorer = gr.Dropdown(SCORERS, label="Who chooses what is kept")
+        scorer = gr.Dropdown(
+            SCORERS,
+            label="Who chooses what is kept",
+            info="Reconstruction reads the text twice: slower to begin, best for facts.",
+            elem_id="set-scorer",
+        )
         floor = gr.Slider(0, 100, step=5, label="Floor: share every head is sure of, %")
+        newest = gr.Slider(
+            0,
+            100,
+            step=5,
+            label="Share kept for the newest tokens, %",
+            info="This much of what is kept goes to the end of the text; the rest is chosen.",
+            elem_id="set-newest",
+        )
         with gr.Row():
             sinks = gr.Number(
                 label="First tokens kept exactly", precision=0, minimum=0, min_width=120
@@ -127,7 +141,7 @@ def _build_compression() -> tuple[gr.Component, ...]:
             window = gr.Number(
                 label="Newest tokens kept exactly", precision=0, minimum=0, min_width=120
             )
-    return key_bits, value_bits, keep, scorer, floor, sinks, window
+    return key_bits, value_bits, keep, scorer, floor, newest, sinks, window
 
 
 def _build_sampling(start: SamplingParams) -> tuple[gr.Component, ...]:
@@ -203,6 +217,7 @@ def compression_updates(w: SettingsWidgets, config: CompressionConfig) -> Update
         round(eviction.keep_ratio * 100, 1),
         eviction.scorer.value,
         round(eviction.head_floor * 100),
+        round(eviction.newest_share * 100),
         config.num_sink_tokens,
         config.recent_window,
     )

@@ -7,7 +7,8 @@ keeps its vectors.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from transformers import PreTrainedModel
 
 from nexusquant.cache import hf_compat, storage
 from nexusquant.cache.attention import ATTENTION_NAME, CacheHandle, nexusquant_attention
+from nexusquant.cache.evictor import Evictor
 from nexusquant.cache.layer import CompressedLayer
 from nexusquant.cache.layer_mark import LayerMark
-from nexusquant.cache.measure import measure
+from nexusquant.cache.measure import kept_shares, measure
 from nexusquant.cache.profile import ModelProfile, make_codecs
 from nexusquant.cache.sliding import (
     SlidingMark,
@@ -30,7 +32,6 @@ from nexusquant.cache.sliding import (
 from nexusquant.cache.usage import CacheUsage
 from nexusquant.config import CompressionConfig
 from nexusquant.errors import CacheStateError, UnsupportedModelError
-from nexusquant.eviction import make_scorer, select_kept
 from nexusquant.lattice import Rotary
 
 
@@ -40,6 +41,7 @@ class CacheMark:
 
     layers: tuple[LayerMark | SlidingMark, ...]
     num_seen: int
+    num_decided: int
 
 
 class CompressedCache(hf_compat.Cache):
@@ -72,6 +74,7 @@ class CompressedCache(hf_compat.Cache):
         self._fingerprint = storage.fingerprint(model)
         self._device = model.device
         self._model = weakref.ref(model)
+        self._evictor = Evictor(config, layers)
         super().__init__(layers=layers)
 
     @property
@@ -101,8 +104,11 @@ class CompressedCache(hf_compat.Cache):
                 f"A compressed cache holds one text, but the batch has {key_states.shape[0]}. "
                 "Use one cache for each text."
             )
+        if self._evictor.is_rereading:
+            return self._evictor.reread.update(key_states, value_states, layer_idx)
         if layer_idx == 0:
             self._note_rotation()
+            self._evictor.forget_scores()
             if key_states.shape[2] == 1:
                 self.finish_prefill()
         return self.layers[layer_idx].update(key_states, value_states, *args)
@@ -125,28 +131,45 @@ class CompressedCache(hf_compat.Cache):
                 "There is no new token to read. If generate() was given new ids only, give it an "
                 "attention_mask of the full length too: ones of num_seen_tokens + new ids."
             )
+        if self._evictor.is_rereading:
+            return query_length, self.num_seen_tokens
         return super().get_mask_sizes(query_length, layer_idx)
 
+    def waiting_tokens(self) -> range:
+        """Indices of tokens that eviction has to decide on; empty while they are too few.
+
+        Those of the open span; with none open, those of short spans and of generated text since
+        the last decision. Never sinks, the recent window, or what a live mark may come back to.
+        """
+        return self._evictor.waiting_tokens(max((m.num_seen for m in self._marks), default=0))
+
+    @contextmanager
+    def rereading(self, stretch: range) -> Iterator[None]:
+        """Let a forward score `stretch` by reading its tokens again; nothing is stored meanwhile.
+
+        The stretches must follow one another through `waiting_tokens()`. `finish_prefill` uses the
+        scores once they are complete, unless new tokens came after them.
+
+        Args:
+            stretch: Indices of the tokens, whose ids the model is then given.
+
+        Raises:
+            CacheStateError: The stretch is not the next one that waits.
+        """
+        with self._evictor.rereading(stretch, self.waiting_tokens()):
+            yield
+
     def finish_prefill(self) -> None:
-        """Close the open span, if any: score its tokens, evict, and code the rest."""
+        """Close the open span, if any: score, evict and code; or evict what was read again."""
         layers = self._compressed_layers()
-        if layers[0].span_start is None:
+        if layers[0].span_start is None and not self._evictor.has_scores:
             return
-        paged = [layer for layer in layers if layer.codec is not None]
-        kept = dict(zip(paged, self._choose_kept(paged), strict=True))
+        kept = self._evictor.decide(self.waiting_tokens())
         for layer in self.layers:
             if isinstance(layer, CompressedLayer):
                 layer.commit(kept.get(layer))
             else:
                 trim_sliding(layer)
-
-    def _choose_kept(self, layers: list[CompressedLayer]) -> Sequence[torch.Tensor | None]:
-        eviction = self.config.eviction
-        if eviction is None or not layers or layers[0].num_candidates() < eviction.min_span:
-            return [None] * len(layers)
-        scorer = make_scorer(eviction.scorer)
-        scores = [scorer.score(layer.observe()) for layer in layers]
-        return select_kept(scores, eviction.keep_ratio, eviction.head_floor)
 
     def mark(self) -> CacheMark:
         """Remember this moment, closing the open span first; see `rewind`."""
@@ -155,7 +178,7 @@ class CompressedCache(hf_compat.Cache):
             layer.mark() if isinstance(layer, CompressedLayer) else mark_sliding(layer)
             for layer in self.layers
         )
-        mark = CacheMark(layers, self.num_seen_tokens)
+        mark = CacheMark(layers, self.num_seen_tokens, self._evictor.num_decided)
         self._marks.add(mark)
         return mark
 
@@ -174,6 +197,7 @@ class CompressedCache(hf_compat.Cache):
                 layer.rewind(state)
             else:
                 rewind_sliding(layer, state)
+        self._evictor.reset(mark.num_decided)
         for later in [other for other in self._marks if other.num_seen > mark.num_seen]:
             self._marks.discard(later)
 
@@ -185,6 +209,7 @@ class CompressedCache(hf_compat.Cache):
             else:
                 reset_sliding(layer)
         self._marks.clear()
+        self._evictor.reset(0)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Not supported: coded tokens cannot be taken back one by one.
@@ -207,17 +232,7 @@ class CompressedCache(hf_compat.Cache):
         Returns:
             Shares in [0, 1]; 1.0 for an empty range.
         """
-        layers = [layer for layer in self._compressed_layers() if layer.pages is not None]
-        shares = torch.ones(self.num_seen_tokens)
-        if layers and layers[0].kept.num_tokens:
-            sinks = layers[0].sinks[0]
-            total = sum(
-                layer.kept.shares(sinks.shape[0], layer.sinks[0].device).cpu() for layer in layers
-            )
-            total, first = total / len(layers), sinks.shape[1]
-            shares[first : first + total.shape[0]] = total.cpu()
-        parts = [shares[start:end] for start, end in token_ranges]
-        return [float(part.mean()) if part.numel() else 1.0 for part in parts]
+        return kept_shares(self._compressed_layers(), token_ranges)
 
     def save(self, path: str | Path) -> None:
         """Write the cache, without its marks, to one safetensors file.
@@ -239,6 +254,8 @@ class CompressedCache(hf_compat.Cache):
         storage.restore(
             self.layers, self.config, self._fingerprint, self._rotary, Path(path), self._device
         )
+        # the file does not say what waited
+        self._evictor.reset(self.num_seen_tokens)
         model = self._model()
         if self._rotary is not None and model is not None:
             self._rotary.recognise(hf_compat.rope_frequencies(model)[0])

@@ -94,6 +94,21 @@ class KeptTokens:
         return table.scatter_(1, place, index.expand_as(place))[:, :-1]
 
 
+def indices_of(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Kept tokens of each head in order, filled up with others to the longest head's number.
+
+    Args:
+        mask: Kept tokens. [H_kv, N], bool.
+
+    Returns:
+        Indices in N, int64, and which of them are meant, bool. [H_kv, longest] both.
+    """
+    counts = mask.sum(dim=1, keepdim=True)
+    order = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+    place = torch.arange(int(counts.max()), device=mask.device)
+    return order[:, : place.shape[0]], place < counts
+
+
 def _pack_bits(mask: torch.Tensor) -> torch.Tensor:
     padded = torch.nn.functional.pad(mask, (0, -mask.shape[1] % 8)).to(torch.uint8)
     shifts = torch.arange(8, dtype=torch.uint8, device=mask.device)

@@ -18,11 +18,10 @@ import torch
 from nexusquant.cache.attention import CacheHandle
 from nexusquant.cache.codec import FIT_QUERIES, LayerCodec
 from nexusquant.cache.hf_compat import CacheLayerMixin, causal_sdpa
-from nexusquant.cache.kept import KeptTokens
+from nexusquant.cache.kept import KeptTokens, indices_of
 from nexusquant.cache.layer_mark import LayerMark
 from nexusquant.cache.pages import PackedPages
 from nexusquant.config import PAGE_SIZE, CompressionConfig
-from nexusquant.eviction import Observation
 from nexusquant.kernels import PackedView, packed_attention
 
 
@@ -59,8 +58,6 @@ class CompressedLayer(CacheLayerMixin):
         self.span_start: int | None = None
         self.queries: torch.Tensor | None = None
         self.scaling = 1.0
-        # page lengths at the span's first token, once some of the span had to be coded early
-        self.span_page_lengths: list[int] | None = None
 
     @property
     def num_recent(self) -> int:
@@ -169,65 +166,62 @@ class CompressedLayer(CacheLayerMixin):
 
     def _code_overflow(self) -> None:
         """Code what no longer fits: a page's worth past the window, or too long a span."""
-        if self.codec is None:
-            return
         limit = self.config.recent_window + PAGE_SIZE - 1
         if self.span_start is not None:
             limit = max(limit, self.config.exact_prefill_tokens)
-        if self.num_recent > limit:
+        if self.codec is not None and self.num_recent > limit:
             self._code_until(self.num_seen - self.config.recent_window)
 
-    def num_candidates(self) -> int:
-        """Tokens of the open span that may be evicted: not sinks, not the recent window."""
-        if self.span_start is None or self.codec is None:
-            return 0
-        return max(0, self.num_seen - self.config.recent_window - self._first_candidate())
+    def sink_vectors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of the text's first tokens, wherever they are. [H_kv, sinks, D]."""
+        held = self.sinks if self.codec is None else self.codec.widen(*self.sinks, first=0)
+        missing = self.config.num_sink_tokens - held[0].shape[1]
+        if missing <= 0 or self.first_recent > held[0].shape[1]:
+            return held
+        return _join(held, tuple(exact[:, :missing] for exact in self._wide_recent()))
 
-    def _first_candidate(self) -> int:
-        return max(self.span_start, self.config.num_sink_tokens)
-
-    def observe(self) -> Observation:
-        """What a scorer may see of the open span: its candidates, and its newest queries."""
-        count, start = self.num_candidates(), self._first_candidate()
+    def vectors(self, tokens: range) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of tokens past the sinks, none of which was evicted. [H_kv, T, D]."""
         first = self.first_recent
-        keys, values = (
-            held[:, max(0, start - first) : start + count - first] for held in self.recent
-        )
-        num_coded = count - keys.shape[1]
-        if num_coded:
-            packed = self.pages.read(self.span_page_lengths, num_coded)
-            positions = torch.arange(start, start + num_coded, device=keys.device)
-            coded = self.codec.decode(*packed, positions, keys.dtype)
-            keys, values = _join(coded, (keys, values))
-        # queries of sinks come before every candidate
-        window = min(self.num_seen - start, self.config.eviction.observation_window)
-        queries = self.queries[:, -window:]
-        offset = self.num_seen - queries.shape[1] - start
-        return Observation(queries, keys, values, offset, self.scaling)
+        border = min(max(tokens.start, first), tokens.stop)
+        part = slice(max(0, border - first), max(0, tokens.stop - first))
+        keys, values = (held[:, part] for held in self._wide_recent())
+        num_coded = border - tokens.start
+        if num_coded == 0:
+            return keys, values
+        starts = [length - (first - tokens.start) for length in self.pages.lengths]
+        packed = self.pages.read(starts, num_coded)
+        positions = torch.arange(tokens.start, border, device=keys.device)
+        return _join(self.codec.decode(*packed, positions, keys.dtype), (keys, values))
 
-    def commit(self, kept: torch.Tensor | None) -> None:
-        """Close the span.
+    def commit(self, kept: torch.Tensor | None = None) -> None:
+        """Close the span, if one is open, and let go of what is not kept.
 
         Args:
-            kept: Candidates that stay. [H_kv, num_candidates], bool; None keeps all.
+            kept: Which of the newest tokens before the recent window stay; those before them
+                all do. [H_kv, n], bool; None keeps all.
         """
         if self.codec is not None and self.is_initialized:
-            if kept is not None and self.span_page_lengths is not None:
-                kept = self._evict_coded(kept)
-            self._code_until(self.num_seen - self.config.recent_window, kept)
+            end = self.num_seen - self.config.recent_window
+            if kept is not None:
+                kept = self._evict_coded(end - kept.shape[1], kept)
+            self._code_until(end, kept)
             if self.span_start is not None:
                 self.recent = self.codec.narrow(*self.recent, first=self.first_recent)
         self._close_span()
 
-    def _evict_coded(self, kept: torch.Tensor) -> torch.Tensor:
-        """Evict among the span's tokens that were coded early; return the mask of the others."""
-        starts, pages = self.span_page_lengths, self.pages
-        num_coded = pages.lengths[0] - starts[0]
+    def _evict_coded(self, token: int, kept: torch.Tensor) -> torch.Tensor:
+        """Evict among coded tokens from index `token` on; return the mask of the exact ones."""
+        num_coded = self.first_recent - token
+        if num_coded <= 0:
+            return kept
+        pages, kept_coded = self.pages, kept[:, :num_coded]
+        starts = [length - num_coded for length in pages.lengths]
         vectors = pages.read(starts, num_coded)
         pages.truncate(starts)
-        pages.append(*vectors, kept[:, :num_coded])
+        pages.append(*vectors, kept_coded)
         pages.compact()
-        self.kept = self.kept.drop_last(num_coded).append(num_coded, kept[:, :num_coded])
+        self.kept = self.kept.drop_last(num_coded).append(num_coded, kept_coded)
         return kept[:, num_coded:]
 
     def _code_until(self, token: int, kept: torch.Tensor | None = None) -> None:
@@ -235,7 +229,7 @@ class CompressedLayer(CacheLayerMixin):
 
         Args:
             token: Index in the text; at most `num_seen`.
-            kept: Which tokens of the span among them to keep, [H_kv, n], bool; None keeps all.
+            kept: Which of the newest of them stay, [H_kv, n], bool; None keeps all.
         """
         first = self.first_recent
         if token > first and self.codec.keys is None:
@@ -244,29 +238,24 @@ class CompressedLayer(CacheLayerMixin):
         if num_sinks:
             leaving = (held[:, :num_sinks] for held in self._wide_recent())
             self.sinks = _join(self.sinks, self.codec.narrow(*leaving, first=first))
-        first += num_sinks
-        # tokens older than the span were not scored with it: all of them stay
-        num_old = (token if self.span_start is None else min(token, self.span_start)) - first
-        if num_old > 0:
-            self._code(first, num_old, None)
-            first += num_old
-        if token > first:
-            if self.span_page_lengths is None:
-                self.span_page_lengths = list(self.pages.lengths)
-            self._code(first, token - first, kept)
-            first = token
-        num_coded = first - self.first_recent
-        self.recent = tuple(held[:, num_coded:].clone() for held in self.recent)
+        num_decided = 0 if kept is None else kept.shape[1]
+        num_others = token - first - num_sinks - num_decided
+        self._code(first + num_sinks, num_others, None)
+        self._code(token - num_decided, num_decided, kept)
+        num_gone = max(token - first, 0)
+        self.recent = tuple(held[:, num_gone:].clone() for held in self.recent)
 
     def _code(self, token: int, count: int, kept: torch.Tensor | None) -> None:
         """Code `count` exact tokens from index `token` of the text on into pages."""
+        if count <= 0:
+            return
         start = token - self.first_recent
         vectors = [held[:, start : start + count] for held in self._wide_recent()]
         self.kept = self.kept.append(count, kept)
         positions = torch.arange(token, token + count, device=vectors[0].device)
         if kept is not None:
             # what goes is not coded: every head's own tokens, then filled up to the longest head's
-            index, kept = _index_of(kept)
+            index, kept = indices_of(kept)
             vectors = [
                 held.gather(1, index.unsqueeze(-1).expand(-1, -1, held.shape[-1]))
                 for held in vectors
@@ -301,14 +290,6 @@ class CompressedLayer(CacheLayerMixin):
         elif self.pages is not None:
             self.pages.truncate(mark.page_lengths)
         self._close_span()
-
-
-def _index_of(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Indices of the True entries of each row, and which of them are meant. [H, longest] both."""
-    counts = mask.sum(dim=1, keepdim=True)
-    order = mask.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
-    place = torch.arange(int(counts.max()), device=mask.device)
-    return order[:, : place.shape[0]], place < counts
 
 
 def _join(

@@ -78,6 +78,21 @@ def measure(layers: Sequence[CacheLayerMixin], marks: Sequence) -> CacheUsage:
     )
 
 
+def kept_shares(
+    layers: Sequence[CompressedLayer], token_ranges: Iterable[tuple[int, int]]
+) -> list[float]:
+    """Share of pairs still held in each range of tokens, as the mean over layers and heads."""
+    shares = torch.ones(layers[0].num_seen)
+    paged = [layer for layer in layers if layer.pages is not None and layer.kept.num_tokens]
+    if paged:
+        sinks = paged[0].sinks[0]
+        of_layers = [layer.kept.shares(sinks.shape[0], sinks.device).cpu() for layer in paged]
+        first, mean = sinks.shape[1], torch.stack(of_layers).mean(dim=0)
+        shares[first : first + mean.shape[0]] = mean
+    parts = [shares[start:end] for start, end in token_ranges]
+    return [float(part.mean()) if part.numel() else 1.0 for part in parts]
+
+
 def _add_layer(ledger: _Ledger, layer: CacheLayerMixin) -> None:
     if not isinstance(layer, CompressedLayer):
         window = getattr(layer, "_sliding_window_tensor", None)

@@ -81,7 +81,10 @@ class DocumentSession:
         return self._is_read
 
     def read(self) -> Job:
-        """Read the pages into a new cache; the job's events are `PrefillProgress`.
+        """Read the pages into a new cache.
+
+        The job's events are `PrefillProgress`, then `RereadProgress` if the config wants a second
+        reading.
 
         Raises:
             ValueError: The pages do not fit the model's context; nothing is ever cut off.
@@ -115,7 +118,7 @@ class DocumentSession:
         )
 
     def progress(self, event: PrefillProgress) -> ReadProgress:
-        """Say which page a moment of `read` is at, how fast it goes and how long it takes."""
+        """Say which page the first reading is at, how fast it goes and how long it takes."""
         tok_s = event.num_done / event.elapsed_s if event.elapsed_s > 0 else 0.0
         index = max(bisect_right(self._first_tokens, event.num_done - 1), 1)
         return ReadProgress(

@@ -10,14 +10,15 @@ from nexusquant.engine.events import (
     FinishReason,
     LoadProgress,
     PrefillProgress,
+    RereadProgress,
     SelfTestProgress,
     TextDelta,
 )
 from nexusquant.engine.generator import Generator
 from nexusquant.engine.memory import MemoryReading
 from nexusquant.engine.model_loader import LoadedModel, load_model
-from nexusquant.engine.prefill import prefill
 from nexusquant.engine.profiling import build_profile
+from nexusquant.engine.reading import prefill, read_chunks
 from nexusquant.engine.self_test import (
     DEFAULT_PRESET,
     KL_LIMIT,
@@ -48,6 +49,7 @@ __all__ = [
     "ModelInfo",
     "PrefillProgress",
     "PresetReport",
+    "RereadProgress",
     "SelfTestProgress",
     "SelfTestReport",
     "TextDelta",
@@ -56,4 +58,5 @@ __all__ = [
     "load_embedded_model",
     "load_model",
     "prefill",
+    "read_chunks",
 ]

@@ -6,6 +6,7 @@ templates or pages. A prompt is given whole; what the cache holds of it already 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator as Events
 from collections.abc import Iterable
 from contextlib import closing
@@ -14,7 +15,13 @@ from pathlib import Path
 
 from nexusquant.cache import CacheMark, CacheUsage, CompressedCache
 from nexusquant.config import CompressionConfig, SamplingParams
-from nexusquant.engine.events import Finished, FinishReason, PrefillProgress, TextDelta
+from nexusquant.engine.events import (
+    Finished,
+    FinishReason,
+    PrefillProgress,
+    RereadProgress,
+    TextDelta,
+)
 from nexusquant.engine.generator import Generator
 from nexusquant.engine.model_loader import LoadedModel
 
@@ -23,6 +30,7 @@ from nexusquant.engine.model_loader import LoadedModel
 class _Checkpoint:
     text: str
     mark: CacheMark
+    num_ids: int
 
 
 class Conversation:
@@ -42,6 +50,8 @@ class Conversation:
         self._cache: CompressedCache | None = None
         # text in the cache right now; None while unknown, after a stop
         self._live_text: str | None = ""
+        # the tokens of that text
+        self._ids: list[int] = []
         # kept for good: a document; and the last turn's beginning
         self._pinned: _Checkpoint | None = None
         self._turn: _Checkpoint | None = None
@@ -51,7 +61,7 @@ class Conversation:
         """Tokens the cache has seen."""
         return self._cache.num_seen_tokens if self._cache else 0
 
-    def read(self, text: str) -> Events[PrefillProgress, None, None]:
+    def read(self, text: str) -> Events[PrefillProgress | RereadProgress, None, None]:
         """Put `text` into an empty cache and pin it: answers will rewind to its end.
 
         Raises:
@@ -59,15 +69,16 @@ class Conversation:
         """
         self.close()
         try:
-            yield from self._generator.prefill(self._token_ids(text, is_start=True), self._open())
-            self._pin(text)
+            ids = self._token_ids(text, is_start=True)
+            yield from self._generator.prefill(ids, self._open())
+            self._pin(text, ids)
         finally:
             if self._pinned is None:
                 self.close()
 
     def reply(
         self, text: str, params: SamplingParams
-    ) -> Events[PrefillProgress | TextDelta | Finished, None, str]:
+    ) -> Events[PrefillProgress | RereadProgress | TextDelta | Finished, None, str]:
         """Answer the prompt `text`, of which the cache may hold a beginning already.
 
         Args:
@@ -80,13 +91,17 @@ class Conversation:
         Raises:
             ValueError: More than the context holds.
         """
+        asked = time.perf_counter()
         rest = self._go_back_to_prefix(text)
         cache = self._open()
+        # the past turn cannot be answered again from here on: eviction may touch it
+        self._turn = None
+        yield from self._generator.settle(self._ids, cache)
         token_ids = self._token_ids(rest, is_start=cache.num_seen_tokens == 0)
-        self._turn = _Checkpoint(text[: len(text) - len(rest)], cache.mark())
+        self._turn = _Checkpoint(text[: len(text) - len(rest)], cache.mark(), len(self._ids))
         self._live_text = None
         answer = ""
-        with closing(self._generator.generate(token_ids, cache, params)) as events:
+        with closing(self._generator.generate(token_ids, cache, params, asked)) as events:
             for event in events:
                 answer += event.text if isinstance(event, TextDelta) else ""
                 # after an end token the cache holds the whole answer, else a part is missing
@@ -96,6 +111,7 @@ class Conversation:
                     and not params.stop
                 ):
                     self._live_text = text + answer
+                    self._ids += [*token_ids, *event.new_ids[:-1]]
                 yield event
         return answer
 
@@ -118,6 +134,7 @@ class Conversation:
             raise ValueError("There is nothing to save: read a text first.")
         self._cache.rewind(self._pinned.mark)
         self._live_text, self._turn = self._pinned.text, None
+        del self._ids[self._pinned.num_ids :]
         self._cache.save(path)
 
     def restore(self, path: Path, text: str) -> None:
@@ -128,21 +145,21 @@ class Conversation:
         """
         self.close()
         self._open().restore(path)
-        self._pin(text)
+        self._pin(text, self._token_ids(text, is_start=True))
 
     def close(self) -> None:
         """Free the cache."""
         self._cache = self._pinned = self._turn = None
-        self._live_text = ""
+        self._live_text, self._ids = "", []
 
     def _open(self) -> CompressedCache:
         if self._cache is None:
             self._cache = CompressedCache(self._loaded.model, self.config, self._loaded.profile)
         return self._cache
 
-    def _pin(self, text: str) -> None:
-        self._pinned = _Checkpoint(text, self._cache.mark())
-        self._live_text = text
+    def _pin(self, text: str, ids: list[int]) -> None:
+        self._pinned = _Checkpoint(text, self._cache.mark(), len(ids))
+        self._live_text, self._ids = text, ids
 
     def _go_back_to_prefix(self, text: str) -> str:
         """Make the cache hold the longest known beginning of `text`; return the rest."""
@@ -152,6 +169,8 @@ class Conversation:
         for checkpoint in (self._turn, self._pinned):
             if checkpoint is not None and text.startswith(checkpoint.text):
                 self._cache.rewind(checkpoint.mark)
+                self._live_text = checkpoint.text
+                del self._ids[checkpoint.num_ids :]
                 return text[len(checkpoint.text) :]
         self.close()
         return text

@@ -40,6 +40,15 @@ class PrefillProgress:
 
 
 @dataclass(frozen=True)
+class RereadProgress:
+    """Tokens read again so far to see what matters, of those to read; seconds since that began."""
+
+    num_done: int
+    num_total: int
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
 class TextDelta:
     """Text that can be shown now; may be empty while a character is incomplete."""
 
@@ -48,10 +57,11 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class Finished:
-    """The end of an answer, with what was measured on the way."""
+    """The end of an answer, with what was measured on the way and the ids that were generated."""
 
     reason: FinishReason
     stats: GenerationStats
+    new_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,4 +73,4 @@ class SelfTestProgress:
     num_total: int
 
 
-Event = LoadProgress | PrefillProgress | SelfTestProgress | TextDelta | Finished
+Event = LoadProgress | PrefillProgress | RereadProgress | SelfTestProgress | TextDelta | Finished

@@ -15,10 +15,18 @@ import torch
 from nexusquant.cache import CompressedCache
 from nexusquant.config import SamplingParams
 from nexusquant.engine.detokenizer import Detokenizer
-from nexusquant.engine.events import Finished, FinishReason, PrefillProgress, TextDelta
+from nexusquant.engine.events import (
+    Finished,
+    FinishReason,
+    PrefillProgress,
+    RereadProgress,
+    TextDelta,
+)
 from nexusquant.engine.memory import read_memory
 from nexusquant.engine.model_loader import LoadedModel
-from nexusquant.engine.prefill import forward, prefill_chunks
+from nexusquant.engine.prefill import forward
+from nexusquant.engine.reading import read_chunks
+from nexusquant.engine.rereading import reread_chunks
 from nexusquant.engine.sampling import Sampler
 from nexusquant.engine.stats import GenerationStats
 
@@ -35,7 +43,7 @@ class Generator:
 
     def prefill(
         self, token_ids: Sequence[int], cache: CompressedCache
-    ) -> Events[PrefillProgress, None, torch.Tensor]:
+    ) -> Events[PrefillProgress | RereadProgress, None, torch.Tensor]:
         """Read tokens into the cache and close the span.
 
         Args:
@@ -52,32 +60,47 @@ class Generator:
             ValueError: Nothing to read, or more than the model's context holds.
         """
         self._check_room(len(token_ids), cache)
-        chunks = prefill_chunks(self._loaded.model, torch.tensor([list(token_ids)]), cache)
-        logits = yield from chunks
+        ids = torch.tensor([list(token_ids)])
+        return (yield from read_chunks(self._loaded.model, ids, cache))
+
+    def settle(
+        self, newest_ids: Sequence[int], cache: CompressedCache
+    ) -> Events[RereadProgress, None, None]:
+        """Evict among the short spans and the generated text of past turns, once they are enough.
+
+        Args:
+            newest_ids: The newest tokens that the cache has seen, up to the last one.
+            cache: Where they are; no mark of a moment among them may be left.
+
+        Yields:
+            Progress after every chunk that is read again.
+        """
+        yield from reread_chunks(self._loaded.model, torch.tensor([list(newest_ids)]), cache)
         cache.finish_prefill()
-        return logits
 
     def generate(
-        self, token_ids: Sequence[int], cache: CompressedCache, params: SamplingParams
-    ) -> Events[PrefillProgress | TextDelta | Finished, None, list[int]]:
+        self,
+        token_ids: Sequence[int],
+        cache: CompressedCache,
+        params: SamplingParams,
+        asked: float | None = None,
+    ) -> Events[PrefillProgress | RereadProgress | TextDelta | Finished, None, None]:
         """Read `token_ids`, then answer.
 
         Args:
             token_ids: The rest of the prompt, after what the cache holds.
             cache: Grows by the prompt and by the answer but for its last token.
             params: How to choose tokens and when to end.
+            asked: When somebody began to wait, in seconds of `time.perf_counter`; None: now.
 
         Yields:
-            `PrefillProgress` for every chunk, `TextDelta` for every token (its text may be empty),
+            Progress for every chunk, `TextDelta` for every token (its text may be empty),
             and `Finished`.
-
-        Returns:
-            The ids generated.
 
         Raises:
             ValueError: Nothing to read, or more than the model's context holds.
         """
-        clock = _TurnClock(len(token_ids))
+        clock = _TurnClock(len(token_ids), asked)
         logits = yield from self.prefill(token_ids, cache)
         clock.prefill_done()
         sampler = Sampler(params, token_ids, logits.device)
@@ -95,8 +118,7 @@ class Generator:
                     self._loaded.model, torch.tensor([new_ids[-1:]]).to(logits.device), cache
                 )
         yield TextDelta(text.finish())
-        yield Finished(reason, self._stats(clock, cache))
-        return new_ids
+        yield Finished(reason, self._stats(clock, cache), tuple(new_ids))
 
     def _finish_reason(
         self, is_end: bool, num_new: int, cache: CompressedCache, params: SamplingParams
@@ -123,7 +145,7 @@ class Generator:
         return GenerationStats(
             num_prompt_tokens=clock.num_prompt,
             num_new_tokens=clock.num_new,
-            ttft_s=clock.first_token - clock.started,
+            ttft_s=clock.first_token - clock.asked,
             prefill_tok_s=clock.num_prompt / max(clock.prefilled - clock.started, 1e-9),
             decode_tok_s=clock.decode_tok_s(),
             usage=cache.usage(),
@@ -134,8 +156,9 @@ class Generator:
 class _TurnClock:
     """When the parts of a turn were done. Sampling waits for the device, so the times are real."""
 
-    def __init__(self, num_prompt: int) -> None:
+    def __init__(self, num_prompt: int, asked: float | None) -> None:
         self.started = self.prefilled = self.first_token = self.last_token = time.perf_counter()
+        self.asked = self.started if asked is None else asked
         self.num_prompt, self.num_new = num_prompt, 0
 
     def prefill_done(self) -> None:

@@ -2,6 +2,9 @@
 
 Knows a model's forward and backward. Must not know files of profiles or widgets.
 
+Each text is read twice over, as one: in the second half the model looks things up in the first, as
+it does when it is asked about a text, and the keys that it finds them by show what they are worth.
+
 The cost of an error in a key is the Fisher information: the mean outer product of the gradient of
 log p(y) by that key, with y drawn from the model's own predictions. Everything downstream is in
 it (queries, attention, values, later layers), so that bits can compete over all layers.
@@ -22,8 +25,8 @@ from nexusquant.errors import UnsupportedModelError
 
 TEXTS = ("prose.txt", "speech.txt", "code.txt")
 TEXT_DIR = Path(__file__).parent / "texts"
-TOKENS_PER_TEXT = 704
-"""Tokens read of each text."""
+TOKENS_PER_TEXT = 512
+"""Tokens of each text, before it is repeated."""
 
 _STEP = "Measuring the model, once"
 
@@ -58,7 +61,8 @@ def build_profile(
     if token_ids is None:
         texts = builtin_texts(tokenizer)
     else:
-        texts = list(token_ids.reshape(1, -1)[:, : 3 * TOKENS_PER_TEXT].split(TOKENS_PER_TEXT, 1))
+        length = TOKENS_PER_TEXT
+        texts = list(token_ids.reshape(1, -1)[:, : len(TEXTS) * length].split(length, 1))
     steps = profile_steps(model, texts)
     while True:
         try:
@@ -93,7 +97,7 @@ def profile_steps(
     yield LoadProgress(_STEP, 0.0)
     builder = ProfileBuilder(model)
     for number, text in enumerate(texts):
-        _read(model, text.to(model.device), builder)
+        _read(model, torch.cat([text, text], dim=1).to(model.device), builder)
         yield LoadProgress(_STEP, (number + 1) / len(texts))
     return builder.build()
 

@@ -17,8 +17,8 @@ from nexusquant.cache import CompressedCache
 from nexusquant.config import PRESETS, CompressionConfig
 from nexusquant.engine.events import SelfTestProgress
 from nexusquant.engine.model_loader import LoadedModel
-from nexusquant.engine.prefill import prefill_chunks
 from nexusquant.engine.profiling import read_text
+from nexusquant.engine.reading import read_chunks
 
 KL_LIMIT = 0.1
 """Mean KL divergence per token, in nats, above which a preset counts as unsafe for a model."""
@@ -160,7 +160,7 @@ def _measure(
 ) -> Generator[SelfTestProgress, None, _Measured]:
     """Read the prefix once, then each ending after it."""
     cache = CompressedCache(loaded.model, config, loaded.profile)
-    for _ in prefill_chunks(loaded.model, prefix, cache):
+    for _ in read_chunks(loaded.model, prefix, cache):
         yield step
     mark = cache.mark()
     factor = cache.usage().compression_factor

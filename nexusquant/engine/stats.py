@@ -15,8 +15,8 @@ class GenerationStats:
     Args:
         num_prompt_tokens: Tokens read in this turn; what the cache held already is not read again.
         num_new_tokens: Tokens generated.
-        ttft_s: Seconds from the start of the turn to the first new token.
-        prefill_tok_s: Prompt tokens per second.
+        ttft_s: Seconds that somebody waited for the first new token.
+        prefill_tok_s: Prompt tokens per second, a second reading of them included.
         decode_tok_s: New tokens per second after the first; 0.0 with fewer than two.
         usage: The cache at the end of the turn.
         memory: Device and process memory at the end of the turn.

@@ -9,6 +9,7 @@ from nexusquant.config import ScorerName
 from nexusquant.eviction.base import Observation, Scorer
 from nexusquant.eviction.expected_attention import ExpectedAttentionScorer
 from nexusquant.eviction.key_norm import KeyNormScorer
+from nexusquant.eviction.reconstruction import attend_and_score
 from nexusquant.eviction.selection import select_kept
 from nexusquant.eviction.snapkv import SnapKVScorer
 from nexusquant.eviction.streaming import StreamingScorer
@@ -23,32 +24,38 @@ _SCORERS: Mapping[ScorerName, type[Scorer]] = MappingProxyType(
 )
 
 
+ONE_PASS_SCORERS = tuple(_SCORERS)
+"""Rules that need one reading of the text only: all but `ScorerName.RECONSTRUCTION`."""
+
+
 def make_scorer(name: ScorerName) -> Scorer:
-    """Make the scorer that a config names.
+    """Make the one-pass scorer that a config names.
 
     Args:
-        name: The rule's name.
+        name: The rule's name, one of `ONE_PASS_SCORERS`.
 
     Returns:
         A scorer without state.
 
     Raises:
-        ValueError: An unknown name.
+        ValueError: An unknown name, or a rule that reads the text again.
     """
     try:
         return _SCORERS[ScorerName(name)]()
-    except ValueError:
+    except (ValueError, KeyError):
         known = ", ".join(_SCORERS)
         raise ValueError(f"scorer is {name!r}; choose one of {known}.") from None
 
 
 __all__ = [
+    "ONE_PASS_SCORERS",
     "ExpectedAttentionScorer",
     "KeyNormScorer",
     "Observation",
     "Scorer",
     "SnapKVScorer",
     "StreamingScorer",
+    "attend_and_score",
     "make_scorer",
     "select_kept",
 ]

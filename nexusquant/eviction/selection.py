@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 
-def select_kept(scores: Sequence[Tensor], keep_ratio: float, head_floor: float) -> list[Tensor]:
+def select_kept(
+    scores: Sequence[Tensor], keep_ratio: float, head_floor: float, newest_share: float = 0.0
+) -> list[Tensor]:
     """Choose the key-value pairs that survive; exactly round(keep_ratio * pairs) of them.
 
-    Every head is first sure of its own best round(head_floor * keep_ratio * T) pairs (fewer if
-    rounding up would overdraw the budget). The rest of the budget goes to the best pairs that
-    remain, over all layers and heads. Among equal scores the earlier layer, then the lower head,
-    then the lower token wins.
+    Every head is first sure of its newest `newest_share` of its equal part of the budget, then of
+    its own best `head_floor` of what is left of that part (fewer if rounding up would overdraw
+    the budget). The rest of the budget goes to the best pairs that remain, over all layers and
+    heads. Among equal scores the earlier layer, then the lower head, then the lower token wins.
 
     Args:
         scores: One tensor per layer, higher = keep, comparable between heads and layers.
             [H_kv, T] each, all of the same shape and device, floating, finite.
         keep_ratio: Share of all pairs to keep, in (0, 1].
         head_floor: Share of its equal part of the budget that a head is sure of, in [0, 1].
+        newest_share: Share of its equal part that a head spends on the newest tokens, in [0, 1].
 
     Returns:
         True where a pair is kept, one tensor per layer. [H_kv, T] each, bool.
@@ -28,7 +31,7 @@ def select_kept(scores: Sequence[Tensor], keep_ratio: float, head_floor: float) 
     Raises:
         ValueError: A share outside its range, unequal shapes, or scores that are not finite.
     """
-    _check(scores, keep_ratio, head_floor)
+    _check(scores, {"head_floor": head_floor, "newest_share": newest_share}, keep_ratio)
     if not scores:
         return []
     stacked = torch.stack(list(scores)).float()
@@ -37,10 +40,13 @@ def select_kept(scores: Sequence[Tensor], keep_ratio: float, head_floor: float) 
     budget = round(keep_ratio * by_head.numel())
     if budget == 0:
         return list(torch.zeros_like(stacked, dtype=torch.bool))
-    floor = min(round(head_floor * keep_ratio * num_tokens), budget // by_head.shape[0])
+    # a sure pair outranks every other one; scores are finite
+    equal_part = budget // by_head.shape[0]
+    newest = min(round(newest_share * keep_ratio * num_tokens), equal_part)
+    by_head[:, num_tokens - newest :] = float("inf")
+    floor = min(round(head_floor * (keep_ratio * num_tokens - newest)), equal_part - newest)
     if floor > 0:
-        # a sure pair outranks every other one; scores are finite
-        by_head.masked_fill_(_best_in_row(by_head, floor), float("inf"))
+        by_head.masked_fill_(_best_in_row(by_head, newest + floor), float("inf"))
     return list(_best_in_row(by_head.view(1, -1), budget).view_as(stacked))
 
 
@@ -55,11 +61,12 @@ def _best_in_row(scores: Tensor, count: int) -> Tensor:
     return is_above | is_first_tied
 
 
-def _check(scores: Sequence[Tensor], keep_ratio: float, head_floor: float) -> None:
+def _check(scores: Sequence[Tensor], shares: Mapping[str, float], keep_ratio: float) -> None:
     if not 0 < keep_ratio <= 1:
         raise ValueError(f"keep_ratio is {keep_ratio!r}; it is a share in (0, 1].")
-    if not 0 <= head_floor <= 1:
-        raise ValueError(f"head_floor is {head_floor!r}; it is a share in [0, 1].")
+    for name, share in shares.items():
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} is {share!r}; it is a share in [0, 1].")
     shapes = sorted({tuple(layer.shape) for layer in scores})
     if len(shapes) > 1 or any(len(shape) != 2 for shape in shapes):
         raise ValueError(f"scores have the shapes {shapes}; every layer needs the same [H_kv, T].")

@@ -6,6 +6,8 @@ word whose lowest byte comes first.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,18 @@ from nexusquant.lattice.box_code import check_bits
 
 # fields and bytes of the smallest piece that ends on a byte border, by bits per field
 _FIELDS_AND_BYTES = {1: (8, 1), 2: (4, 1), 3: (8, 3), 4: (2, 1), 5: (8, 5), 6: (4, 3)}
+
+
+class PackedVectors(NamedTuple):
+    """Coded vectors.
+
+    Args:
+        codes: Packed fields. [..., N, bytes], uint8.
+        scales: Logarithmic codes of the vectors' scales. [..., N], uint8.
+    """
+
+    codes: Tensor
+    scales: Tensor
 
 
 def pack_fields(fields: Tensor, bits: int) -> Tensor:

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from nexusquant.lattice.box_code import STEP_PER_RMS, check_bits, decode_box, encode_box
+from nexusquant.lattice.dither import token_signs
 from nexusquant.lattice.e8 import DIM
 from nexusquant.lattice.log_scale import decode_scale, encode_scale, round_scale
-from nexusquant.lattice.packing import pack_fields
+from nexusquant.lattice.packing import PackedVectors, pack_fields
 from nexusquant.lattice.point_table import decode_packed
 from nexusquant.lattice.rotation import rotation_matrix
 
@@ -32,38 +32,6 @@ _LARGEST_INPUT = 1e15
 # a rescaled reconstruction may leave its step by these factors, so that a vector that the
 # codebook cannot point at keeps a sane size
 _LEAST_RESCALE, _MOST_RESCALE = 0.25, 4.0
-
-
-def token_signs(positions: Tensor) -> Tensor:
-    """What vectors are multiplied by before they are coded: 1 at even positions, -1 at odd ones.
-
-    Attention averages over tokens whose vectors are alike, and a code errs alike on equal vectors:
-    what they share would stay. A code is not symmetric about zero, so that two such vectors of
-    opposite sign have errors that have little in common; it costs nothing to store.
-
-    Args:
-        positions: Token indices. Any shape, integer.
-
-    Returns:
-        1 or -1, float32, shaped like `positions`.
-
-    Reference:
-        The purpose of dither: Gray and Stockham, Dithered quantizers, IEEE Trans. Inform. Theory
-        39(3), 1993. This one of two values: ours.
-    """
-    return 1.0 - 2.0 * (positions & 1)
-
-
-class PackedVectors(NamedTuple):
-    """Coded vectors.
-
-    Args:
-        codes: Packed fields. [..., N, bytes], uint8.
-        scales: Logarithmic codes of the vectors' scales. [..., N], uint8.
-    """
-
-    codes: Tensor
-    scales: Tensor
 
 
 @dataclass(frozen=True, eq=False)

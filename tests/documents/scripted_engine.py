@@ -9,8 +9,17 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from nexusquant.cache.usage import CacheUsage
-from nexusquant.config import CompressionConfig, SamplingParams
-from nexusquant.engine import Event, Job, Message, ModelInfo, PrefillProgress, TextDelta, Worker
+from nexusquant.config import CompressionConfig, SamplingParams, ScorerName
+from nexusquant.engine import (
+    Event,
+    Job,
+    Message,
+    ModelInfo,
+    PrefillProgress,
+    RereadProgress,
+    TextDelta,
+    Worker,
+)
 
 TOKEN = re.compile(r"\s*\S+|\s+")
 CHUNK = 10
@@ -40,7 +49,7 @@ class ScriptedEngine:
         return self._worker.submit(work)
 
     def new_conversation(self, config: CompressionConfig) -> ScriptedConversation:
-        self.conversations.append(ScriptedConversation(self))
+        self.conversations.append(ScriptedConversation(self, config))
         return self.conversations[-1]
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
@@ -58,8 +67,9 @@ class ScriptedEngine:
 
 
 class ScriptedConversation:
-    def __init__(self, engine: ScriptedEngine) -> None:
+    def __init__(self, engine: ScriptedEngine, config: CompressionConfig) -> None:
         self._engine = engine
+        self._eviction = config.eviction
         self.cached = ""
         self.prompts: list[str] = []
         self.ranges: list[tuple[int, int]] = []
@@ -70,6 +80,9 @@ class ScriptedConversation:
         for done in [*range(CHUNK, total, CHUNK), total]:
             self._engine.before_chunk()
             yield PrefillProgress(done, total, done / 100)
+        if self._eviction and self._eviction.scorer is ScorerName.RECONSTRUCTION:
+            self._engine.before_chunk()
+            yield RereadProgress(total, total, total / 100)
         self.cached = text
 
     def reply(self, text: str, sampling: SamplingParams) -> Iterator[Event]:

@@ -11,7 +11,7 @@ from scripted_engine import ScriptedConversation, ScriptedEngine
 from nexusquant.config import PRESETS, SamplingParams
 from nexusquant.documents import Document, DocumentSession, Page
 from nexusquant.documents.prompt import ANSWER_LEAD
-from nexusquant.engine import Job, JobState, PrefillProgress, TextDelta
+from nexusquant.engine import Job, JobState, PrefillProgress, RereadProgress, TextDelta
 from nexusquant.errors import CacheStateError, DocumentError
 
 SAMPLING = SamplingParams()
@@ -102,6 +102,17 @@ def test_a_page_is_named_from_the_first_token_of_its_mark_on(engine) -> None:
     mark = engine.count_tokens(text[: text.index("[page 2]")].rstrip())
     pages = [session.progress(PrefillProgress(n, 99, 1.0)).page for n in (0, mark, mark + 1)]
     assert pages == [1, 1, 2]
+
+
+def test_questions_can_be_asked_only_after_the_second_reading(engine) -> None:
+    session = DocumentSession(engine, DOCUMENT, (1, 2), PRESETS["balanced"])
+    was_read = []
+    engine.before_chunk = lambda: was_read.append(session.is_read)
+    *first, last = events_of(session.read())
+    assert {type(event) for event in first} == {PrefillProgress}
+    assert isinstance(last, RereadProgress)
+    assert was_read == [False] * (len(first) + 1)
+    assert session.is_read
 
 
 def test_speed_is_unknown_before_there_is_one(engine) -> None:

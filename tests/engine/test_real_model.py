@@ -70,9 +70,7 @@ def test_a_chat_of_three_turns_stays_on_one_cache_and_makes_sense(engine: Engine
     assert "Paris" in answer(chat.send("What is the capital of France?", GREEDY))
     assert "Rome" in answer(chat.send("And what is the capital of Italy?", GREEDY))
     # the first question is out of reach for a model that lost its cache
-    third = answer(chat.send("Which two countries did I ask about?", GREEDY))
-    assert "Fr" in third
-    assert "Ital" in third
+    assert "France" in answer(chat.send("Repeat my first question.", GREEDY))
     seen = [turn.usage.num_seen_tokens for turn in chat.turns]
     read = [turn.num_prompt_tokens for turn in chat.turns]
     assert seen[0] < seen[1] < seen[2]

@@ -2,10 +2,9 @@
 
 import torch
 
-from nexusquant.config import ScorerName
-from nexusquant.eviction import Observation
+from nexusquant.eviction import ONE_PASS_SCORERS, Observation
 
-ALL_SCORERS = tuple(ScorerName)
+ALL_SCORERS = ONE_PASS_SCORERS
 
 HEADS = ((1, 1), (4, 4), (6, 3), (14, 2))
 """Query heads and KV heads."""

@@ -6,6 +6,7 @@ from all_scorers import ALL_SCORERS, HEADS, LENGTHS, observation
 
 from nexusquant.config import ScorerName
 from nexusquant.eviction import (
+    ONE_PASS_SCORERS,
     ExpectedAttentionScorer,
     KeyNormScorer,
     SnapKVScorer,
@@ -161,7 +162,9 @@ def test_shapes_that_do_not_fit_are_refused(name):
 
 
 def test_every_name_makes_its_own_scorer_and_others_are_refused():
-    assert len({type(make_scorer(name)) for name in ScorerName}) == len(ScorerName)
+    assert {*ONE_PASS_SCORERS, ScorerName.RECONSTRUCTION} == set(ScorerName)
+    assert len({type(make_scorer(name)) for name in ONE_PASS_SCORERS}) == len(ONE_PASS_SCORERS)
     assert isinstance(make_scorer("snapkv"), SnapKVScorer)
-    with pytest.raises(ValueError, match="choose one of streaming, key_norm"):
-        make_scorer("best")
+    for other in ("best", ScorerName.RECONSTRUCTION):
+        with pytest.raises(ValueError, match="choose one of streaming, key_norm"):
+            make_scorer(other)

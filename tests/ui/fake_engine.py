@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nexusquant.cache.usage import CacheUsage
-from nexusquant.config import CompressionConfig, SamplingParams
+from nexusquant.config import CompressionConfig, SamplingParams, ScorerName
 from nexusquant.engine import (
     Event,
     Finished,
@@ -26,6 +26,7 @@ from nexusquant.engine import (
     ModelInfo,
     PrefillProgress,
     PresetReport,
+    RereadProgress,
     SelfTestProgress,
     SelfTestReport,
     TextDelta,
@@ -253,13 +254,28 @@ class FakeConversation:
         return re.findall(r"\s*\S+\s*?", answer)[: sampling.max_new_tokens]
 
     def _prefill(self, text: str) -> Iterator[Event]:
-        total, began = self._engine.count_tokens(text), time.monotonic()
+        total = self._engine.count_tokens(text)
         self._check_fits(total)
-        chunk = self._engine.script.chunk_tokens
+        yield from self._chunks(total, PrefillProgress)
+        yield from self._chunks(self._num_reread(total), RereadProgress)
+
+    def _chunks(
+        self, total: int, progress: type[PrefillProgress] | type[RereadProgress]
+    ) -> Iterator[Event]:
+        began, chunk = time.monotonic(), self._engine.script.chunk_tokens
+        # as many steps as it takes, and none for nothing
         for done in range(chunk, total + chunk, chunk):
             time.sleep(self._engine.script.chunk_delay_s)
-            yield PrefillProgress(min(done, total), total, time.monotonic() - began)
+            yield progress(min(done, total), total, time.monotonic() - began)
             self._engine.fail_if_scripted()
+
+    def _num_reread(self, num_tokens: int) -> int:
+        """Tokens of a read that are read again; 0 when they are too few, as in the real engine."""
+        eviction = self.config.eviction
+        if eviction is None or eviction.scorer is not ScorerName.RECONSTRUCTION:
+            return 0
+        waiting = num_tokens - self.config.num_sink_tokens - self.config.recent_window
+        return waiting if waiting >= eviction.min_span else 0
 
     def _check_fits(self, num_tokens: int) -> None:
         context = self._engine.info.context_length

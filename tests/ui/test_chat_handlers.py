@@ -8,7 +8,7 @@ from test_following import ALL_WORDS, wait_for
 from visitors import make_services, person
 
 from nexusquant.config import PRESETS
-from nexusquant.engine import Message
+from nexusquant.engine import Message, RereadProgress
 from ui.chat_handlers import SHOWN_MESSAGES, ChatHandlers, shown
 from ui.sessions import NotYoursError
 
@@ -92,6 +92,43 @@ def test_stop_during_prefill_leaves_the_question_and_no_answer(handlers, workspa
     wait_for(lambda: workspace.chat.snapshot().progress is not None)
     handlers.stop(workspace.id, me)
     last = list(handlers.after_stop(workspace.id, me))[-1]
+    assert [role for role, _ in roles_and_texts(last)] == ["user"]
+
+
+LONG_MESSAGE = "word " * 600
+
+
+def test_reading_again_is_shown_before_the_answer_begins(handlers, workspace, script, me):
+    script.chunk_delay_s = 0.05
+    views = list(handlers.send(LONG_MESSAGE, workspace.id, me))
+    again = ["Reading again to see what matters: " in (view.status or "") for view in views]
+    assert any(again)
+    # the first reading comes before it, and no word of the answer with it
+    before = [view.status or "" for view in views[: again.index(True)]]
+    assert any("Reading " in status and " tok/s" in status for status in before)
+    shown_with = [view.messages for view, is_again in zip(views, again, strict=True) if is_again]
+    assert {len(messages) for messages in shown_with} == {1}
+    assert views[-1].status == ""
+    assert views[-1].messages[-1]["content"] == ALL_WORDS
+
+
+def test_a_preset_that_keeps_all_reads_once(handlers, workspace, script, me):
+    workspace.use_config(PRESETS["safe"])
+    script.chunk_delay_s = 0.02
+    views = list(handlers.send(LONG_MESSAGE, workspace.id, me))
+    assert not any("Reading again" in (view.status or "") for view in views)
+
+
+def test_stop_during_the_second_reading_leaves_the_question_and_no_answer(
+    handlers, workspace, script, me
+):
+    script.chunk_delay_s, script.chunk_tokens = 0.01, 10
+    stream = handlers.send(LONG_MESSAGE, workspace.id, me)
+    next(stream)
+    wait_for(lambda: isinstance(workspace.chat.snapshot().progress, RereadProgress))
+    handlers.stop(workspace.id, me)
+    last = list(handlers.after_stop(workspace.id, me))[-1]
+    assert "Stopped" in last.status
     assert [role for role, _ in roles_and_texts(last)] == ["user"]
 
 

@@ -55,6 +55,13 @@ def test_the_second_side_waits_for_the_first_and_the_page_says_so(
     assert len(engine.prompts) == 2
 
 
+def test_only_the_side_that_evicts_reads_twice(handlers, workspace, script, me):
+    script.chunk_delay_s = 0.05
+    views = list(handlers.run("word " * 500, "off", CURRENT, False, workspace.id, me))
+    assert any("Reading again to see what matters" in (view.right or "") for view in views)
+    assert not any("Reading again" in (view.left or "") for view in views)
+
+
 def test_both_sides_take_the_likeliest_token(handlers, workspace, services, me):
     seen = []
     original = services.engine.new_conversation

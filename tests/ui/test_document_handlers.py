@@ -8,6 +8,7 @@ from test_following import ALL_WORDS, wait_for
 from visitors import make_services, person
 
 from nexusquant.documents import Document, Page, PasswordError
+from nexusquant.engine import RereadProgress
 from ui.document_handlers import DocumentHandlers
 from ui.sessions import NotYoursError
 
@@ -90,6 +91,20 @@ def test_reading_shows_progress_by_page_and_ends_ready_for_questions(
     assert "read with Balanced" in last.strip
 
 
+def test_the_second_reading_is_shown_with_the_time_left(
+    handlers, workspace, short_file, script, me
+):
+    script.chunk_delay_s = 0.05
+    view = opened(handlers, workspace, short_file, me)
+    told = [v.status or "" for v in handlers.read(view.pages_text, workspace.id, me)]
+    again = [text for text in told if "Reading again to see what matters: " in text]
+    assert again
+    assert all(" tokens, " in text and " left" in text for text in again)
+    first = next(text for text in told if "Reading page 1," in text)
+    assert "in the first of two readings" in first
+    assert told.index(first) < told.index(again[0])
+
+
 def test_an_answer_names_its_pages_and_they_can_be_shown(
     handlers, workspace, short_file, script, me
 ):
@@ -144,6 +159,20 @@ def test_stop_while_reading_keeps_nothing_and_says_so(handlers, workspace, short
     assert last.is_read is False
     script.chunk_delay_s = 0.0
     assert list(handlers.read("1", workspace.id, me))[-1].is_read
+
+
+def test_stop_in_the_second_reading_keeps_nothing_either(
+    handlers, workspace, short_file, script, me
+):
+    view = opened(handlers, workspace, short_file, me)
+    script.chunk_delay_s, script.chunk_tokens = 0.01, 16
+    stream = handlers.read(view.pages_text, workspace.id, me)
+    next(stream)
+    wait_for(lambda: isinstance(workspace.documents.snapshot().progress, RereadProgress))
+    handlers.stop(workspace.id, me)
+    last = list(handlers.after_stop(workspace.id, me))[-1]
+    assert "Reading was stopped" in last.status
+    assert last.is_read is False
 
 
 def test_a_stopped_answer_stays_and_the_document_is_still_read(

@@ -11,13 +11,14 @@ import pytest
 from fake_engine import FAKE_MODEL, fake_usage
 from test_presenters import MEMORY, stats_of
 
-from nexusquant.config import PRESETS
-from nexusquant.documents import Document, Fit, Page, PageCount
+from nexusquant.config import PRESETS, CompressionConfig, EvictionConfig, QuantConfig, ScorerName
+from nexusquant.documents import Document, Fit, Page, PageCount, ReadProgress
 from nexusquant.engine import (
     Finished,
     FinishReason,
     LoadProgress,
     PrefillProgress,
+    RereadProgress,
 )
 from ui import gauge, page_views, plots
 from ui.differences import first_difference, marked
@@ -91,6 +92,11 @@ def test_the_gauge_shows_no_factor_before_one_was_measured():
         (Snapshot(Phase.LOADING), "waits until the model is loaded"),
         (Snapshot(Phase.WAITING, position=1), "2nd in line"),
         (Snapshot(Phase.READING, progress=PrefillProgress(320, 1240, 1.0)), "320 of 1,240 tokens"),
+        (
+            Snapshot(Phase.READING, progress=RereadProgress(1024, 5000, 2.6)),
+            "Reading again to see what matters: 1,024 of 5,000 tokens, about 10 s left",
+        ),
+        (Snapshot(Phase.STOPPING, progress=RereadProgress(1, 9, 1.0)), "Stopping"),
         (Snapshot(Phase.ANSWERING, text="two words"), "2 words"),
         (Snapshot(Phase.STOPPED), "is kept"),
     ],
@@ -103,6 +109,36 @@ def test_reading_tells_speed_and_time_left():
     text = gauge.request_status(Snapshot(Phase.READING, progress=PrefillProgress(100, 3100, 1.0)))
     assert "100 tok/s" in text
     assert "about 30 s left" in text
+
+
+def test_the_second_reading_is_a_meter_of_its_own_and_may_begin_without_a_speed():
+    text = gauge.request_status(Snapshot(Phase.READING, progress=RereadProgress(1, 4, 0.0)))
+    assert "estimating the time left" in text
+    assert 'aria-label="Reading again"' in text
+    assert 'aria-valuenow="25"' in text
+
+
+def evicting(scorer: ScorerName) -> CompressionConfig:
+    return CompressionConfig(
+        quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.3, scorer=scorer)
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "num_tokens", "is_told"),
+    [
+        (PRESETS["balanced"], 5000, True),
+        (PRESETS["balanced"], 200, False),
+        (PRESETS["safe"], 5000, False),
+        (evicting(ScorerName.SNAPKV), 5000, False),
+    ],
+)
+def test_the_time_left_says_when_it_is_that_of_the_first_of_two_readings(
+    config, num_tokens, is_told
+):
+    text = page_views.reading(ReadProgress(1, 9, 100, num_tokens, 100.0, 20.0), config)
+    assert "about 20 s left" in text
+    assert ("first of two readings" in text) is is_told
 
 
 @pytest.mark.parametrize(

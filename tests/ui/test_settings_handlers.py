@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gradio as gr
 import pytest
 from fake_engine import fake_report
 from test_following import wait_for
@@ -9,7 +10,8 @@ from visitors import person
 
 from nexusquant.config import PRESETS, SamplingParams, ScorerName
 from ui.chat_handlers import ChatHandlers
-from ui.settings_handlers import SettingsHandlers, config_view
+from ui.settings_handlers import SettingsHandlers, config_view, own_config
+from ui.settings_tab import SCORERS, build_settings_tab, compression_updates
 
 SAMPLING = {
     "temperature": 0.3, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "repetition_penalty": 1.1,
@@ -101,32 +103,44 @@ def test_a_preset_that_was_not_tested_is_used_at_once(handlers, workspace, engin
 
 @pytest.mark.parametrize("bits", [(2.25, 1.5), (1, 4), (2.0, 2.0)])
 def test_bits_of_ones_own_may_be_halves(handlers, workspace, me, bits):
-    handlers.set_compression(*bits, 50, "snapkv", 20, 8, 64, workspace.id, me)
+    handlers.set_compression(*bits, 50, "snapkv", 20, 45, 8, 64, workspace.id, me)
     assert (workspace.config.quant.key_bits, workspace.config.quant.value_bits) == bits
 
 
 def test_own_values_become_the_config(handlers, workspace, me):
-    view = handlers.set_compression(4, 1, 50, "snapkv", 20, 8, 64, workspace.id, me)
+    view = handlers.set_compression(4, 1, 50, "snapkv", 20, 45, 8, 64, workspace.id, me)
     config = workspace.config
     assert view.config is config
     assert (config.quant.key_bits, config.quant.value_bits) == (4, 1)
     assert config.eviction.keep_ratio == 0.5
     assert config.eviction.scorer is ScorerName.SNAPKV
     assert config.eviction.head_floor == 0.2
+    assert config.eviction.newest_share == 0.45
     assert (config.num_sink_tokens, config.recent_window) == (8, 64)
+
+
+@pytest.mark.parametrize("scorer", ScorerName)
+def test_every_scorer_can_be_chosen_and_the_fields_give_back_the_config_they_show(scorer):
+    assert scorer.value in [value for _, value in SCORERS]
+    config = own_config(2.0, 1.5, 40, scorer.value, 15, 35, 8, 64)
+    with gr.Blocks():
+        widgets = build_settings_tab(SamplingParams(), None)
+    for shown in (config, PRESETS["high"], PRESETS["balanced"], PRESETS["max"]):
+        updates = compression_updates(widgets, shown)
+        assert own_config(*(updates[field]["value"] for field in widgets.compression)) == shown
 
 
 def test_keeping_everything_means_no_eviction(handlers, workspace, me):
     safe = PRESETS["safe"]
     bits = (safe.quant.key_bits, safe.quant.value_bits)
     exact = (safe.num_sink_tokens, safe.recent_window)
-    handlers.set_compression(*bits, 100, "expected_attention", 30, *exact, workspace.id, me)
+    handlers.set_compression(*bits, 100, "expected_attention", 30, 30, *exact, workspace.id, me)
     assert workspace.config == safe
 
 
-@pytest.mark.parametrize("field", [0, 5, 6])
+@pytest.mark.parametrize("field", [0, 5, 6, 7])
 def test_an_impossible_value_is_explained_and_changes_nothing(handlers, workspace, me, field):
-    values = [2.0, 2.0, 50, "snapkv", 20, 4, 32]
+    values = [2.0, 2.0, 50, "snapkv", 20, 30, 4, 32]
     values[field] = -1
     before = workspace.config
     view = handlers.set_compression(*values, workspace.id, me)
@@ -136,7 +150,7 @@ def test_an_impossible_value_is_explained_and_changes_nothing(handlers, workspac
 
 
 def test_an_empty_field_is_explained(handlers, workspace, me):
-    view = handlers.set_compression(2, 2, 50, "snapkv", 20, None, 32, workspace.id, me)
+    view = handlers.set_compression(2, 2, 50, "snapkv", 20, 30, None, 32, workspace.id, me)
     assert "nq-warn" in view.settings_status
     assert "A field is empty" in set_sampling(handlers, workspace, me, top_k=None)
 

@@ -139,7 +139,7 @@ def _positions_at(packed: PackedView, start: int, count: int) -> torch.Tensor:
 def _rebuild_keys(
     packed: PackedView, pages: torch.Tensor, positions: torch.Tensor, decoder: torch.Tensor
 ) -> torch.Tensor:
-    """Keys of some pages [H_kv, n], at `positions` [H_kv, n * page_size], as the model made them."""
+    """Keys in some pages [H_kv, n] of tokens at `positions`, as the model made them."""
     points, scales = packed.key_quantizer.decode_points(
         _gather(packed.keys, pages), torch.float32, positions
     )

@@ -1,0 +1,110 @@
+"""Which tokens of a cache wait for a decision, and the decision.
+
+Knows spans, scorers and the one budget of all layers. Must not know how a layer keeps its vectors
+or lets go of them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from nexusquant.cache.hf_compat import CacheLayerMixin
+from nexusquant.cache.layer import CompressedLayer
+from nexusquant.cache.rereading import Rereading
+from nexusquant.config import CompressionConfig, ScorerName
+from nexusquant.eviction import ONE_PASS_SCORERS, Observation, make_scorer, select_kept
+
+STAND_IN = ScorerName.SNAPKV
+"""Chooses where the config wants a second reading and nobody did it: in a plain `generate()`."""
+
+
+class Evictor:
+    """Decides about every token once.
+
+    Args:
+        config: What to do.
+        layers: All layers of the cache.
+    """
+
+    def __init__(self, config: CompressionConfig, layers: Sequence[CacheLayerMixin]) -> None:
+        self._config, self._all_layers = config, layers
+        self._layers = [
+            layer for layer in layers if isinstance(layer, CompressedLayer) and layer.codec
+        ]
+        self.is_rereading = False
+        self.reset(0)
+
+    def reset(self, num_decided: int) -> None:
+        """Tokens before `num_decided` were decided on, no other one; no scores are known."""
+        self.num_decided = num_decided
+        self.forget_scores()
+
+    def forget_scores(self) -> None:
+        """Tokens came that the scores do not know of."""
+        self.reread: Rereading | None = None
+
+    @property
+    def has_scores(self) -> bool:
+        """True when every waiting token was read again."""
+        return self.reread is not None and self.reread.is_complete
+
+    def waiting_tokens(self, first_free: int) -> range:
+        """Indices of the tokens to decide on; empty while they are too few.
+
+        Args:
+            first_free: With no span open, tokens before it must stay as they are.
+        """
+        eviction, layers = self._config.eviction, self._layers
+        # a layer may turn out to have vectors that cannot be coded
+        if eviction is None or not layers or layers[0].codec is None:
+            return range(0)
+        start = layers[0].span_start
+        start = max(self.num_decided, first_free) if start is None else start
+        start = max(start, self._config.num_sink_tokens)
+        tokens = range(start, max(start, layers[0].num_seen - self._config.recent_window))
+        return tokens if len(tokens) >= eviction.min_span else range(0)
+
+    @contextmanager
+    def rereading(self, stretch: range, waiting: range) -> Iterator[None]:
+        """Score `stretch` by what a forward inside this attends to; see `CompressedCache`."""
+        if self.reread is None or stretch.start == waiting.start:
+            self.reread = Rereading(self._all_layers, waiting)
+        self.reread.begin(stretch)
+        self.is_rereading = True
+        try:
+            yield
+        finally:
+            self.is_rereading = False
+
+    def decide(self, waiting: range) -> dict[CompressedLayer, torch.Tensor]:
+        """Choose what every layer keeps of the waiting tokens; [H_kv, waiting], bool."""
+        if not waiting:
+            return {}
+        eviction = self._config.eviction
+        scores = self.reread.scores() if self.has_scores else self._one_pass_scores(waiting)
+        kept = select_kept(scores, eviction.keep_ratio, eviction.head_floor, eviction.newest_share)
+        self.reset(waiting.stop)
+        return dict(zip(self._layers, kept, strict=True))
+
+    def _one_pass_scores(self, waiting: range) -> list[torch.Tensor]:
+        name = self._config.eviction.scorer
+        if name not in ONE_PASS_SCORERS:
+            warnings.warn(
+                f"The text was not read again, as {name} needs: {STAND_IN} chose what is kept. "
+                "nexusquant.prefill() reads it again.",
+                stacklevel=5,
+            )
+            name = STAND_IN
+        scorer = make_scorer(name)
+        return [scorer.score(self._observe(layer, waiting)) for layer in self._layers]
+
+    def _observe(self, layer: CompressedLayer, waiting: range) -> Observation:
+        # queries of sinks come before every candidate
+        window = min(layer.num_seen - waiting.start, self._config.eviction.observation_window)
+        queries = layer.queries[:, -window:]
+        offset = layer.num_seen - queries.shape[1] - waiting.start
+        return Observation(queries, *layer.vectors(waiting), offset, layer.scaling)

@@ -1,0 +1,73 @@
+"""A text into a cache, from the first token to the last byte: read, weigh, evict, code.
+
+Knows the order of things. Must not know text or sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+import torch
+from transformers import PreTrainedModel
+
+from nexusquant.cache import CompressedCache, ModelProfile
+from nexusquant.config import CompressionConfig
+from nexusquant.engine.events import PrefillProgress, RereadProgress
+from nexusquant.engine.prefill import prefill_chunks
+from nexusquant.engine.rereading import reread_chunks
+
+
+def prefill(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    config: CompressionConfig,
+    *,
+    profile: ModelProfile | None = None,
+    on_progress: Callable[[PrefillProgress | RereadProgress], None] | None = None,
+) -> CompressedCache:
+    """Read a text into a new compressed cache: chunked prefill, scoring, eviction, coding.
+
+    With the scorer `reconstruction` the text is read a second time.
+
+    Args:
+        model: A causal model of transformers, on CPU or CUDA.
+        input_ids: The text. [1, T] or [T], int64.
+        config: What to compress.
+        profile: What is known of the model (`build_profile`); None fits the codes of keys to this
+            text, which costs fidelity.
+        on_progress: Called after every chunk.
+
+    Returns:
+        A cache ready for `model.generate(..., past_key_values=cache)`.
+
+    Raises:
+        ValueError: More than one text, or none.
+        UnsupportedModelError: The model cannot work with a compressed cache.
+    """
+    token_ids = input_ids.unsqueeze(0) if input_ids.dim() == 1 else input_ids
+    if token_ids.dim() != 2 or token_ids.shape[0] != 1 or token_ids.shape[1] == 0:
+        raise ValueError(
+            f"input_ids has shape {tuple(input_ids.shape)}; give one text as [1, T], T >= 1."
+        )
+    cache = CompressedCache(model, config, profile)
+    for progress in read_chunks(model, token_ids, cache):
+        if on_progress is not None:
+            on_progress(progress)
+    return cache
+
+
+def read_chunks(
+    model: PreTrainedModel, token_ids: torch.Tensor, cache: CompressedCache
+) -> Generator[PrefillProgress | RereadProgress, None, torch.Tensor]:
+    """Read `token_ids` [1, T] into the cache, score, evict and code.
+
+    Yields:
+        Progress after every chunk.
+
+    Returns:
+        Logits after the last token. [1, vocabulary].
+    """
+    logits = yield from prefill_chunks(model, token_ids, cache)
+    yield from reread_chunks(model, token_ids, cache)
+    cache.finish_prefill()
+    return logits
