@@ -34,7 +34,7 @@ from transformers import PreTrainedModel
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from fidelity_methods import OUR_FAMILY, REFERENCE, all_methods  # noqa: E402
+from fidelity_methods import EVICTING_FAMILY, OUR_FAMILY, REFERENCE, all_methods  # noqa: E402
 from fidelity_protocol import ExactReading, Method, measure, read_exactly  # noqa: E402
 
 import nexusquant  # noqa: E402
@@ -78,7 +78,7 @@ def main() -> None:
     methods = _selected(all_methods(profile, keep_new_exact=options.keep_new_exact), options.only)
     if not methods:
         parser.error(f"no method's name contains {' or '.join(options.only)}")
-    if any(method.family == OUR_FAMILY for method in methods):
+    if any(method.family in (OUR_FAMILY, EVICTING_FAMILY) for method in methods):
         started = time.perf_counter()
         profile()
         results["profile_seconds"] = round(time.perf_counter() - started, 1)

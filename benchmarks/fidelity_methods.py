@@ -21,7 +21,8 @@ from transformers.cache_utils import DynamicLayer
 
 import nexusquant
 
-OUR_FAMILY = "Nexusquant"
+OUR_FAMILY, EVICTING_FAMILY = "Nexusquant", "Nexusquant, evicting"
+EVICTING_PRESETS = ("high", "balanced", "max")
 REFERENCE = "DynamicCache in 16 bits"
 """The method whose measured bytes must be exactly those of 16-bit keys and values."""
 
@@ -60,9 +61,14 @@ def _with_exact_end(method: Method) -> Method:
 
 
 def _our_methods(profile: Callable[[], object]) -> Iterator[Method]:
+    settings = {}
     for key_bits, value_bits in OUR_BITS:
         quant = nexusquant.QuantConfig(key_bits=key_bits, value_bits=value_bits)
-        config = nexusquant.CompressionConfig(quant=quant)
+        name = _with_bits(OUR_FAMILY, key_bits, value_bits)
+        settings[name] = nexusquant.CompressionConfig(quant=quant)
+    for preset in EVICTING_PRESETS:
+        settings[f"{OUR_FAMILY} preset {preset}"] = nexusquant.PRESETS[preset]
+    for name, config in settings.items():
 
         def make(
             model: PreTrainedModel,
@@ -71,9 +77,9 @@ def _our_methods(profile: Callable[[], object]) -> Iterator[Method]:
         ) -> Cache:
             return nexusquant.prefill(model, reading.prefix_ids, config, profile=profile())
 
-        name = _with_bits(OUR_FAMILY, key_bits, value_bits)
+        family = OUR_FAMILY if config.eviction is None else EVICTING_FAMILY
         # a chunk that is closed is coded, like the peers': nothing but the windows stays exact
-        yield Method(name, OUR_FAMILY, make, nexusquant.CompressedCache.finish_prefill)
+        yield Method(name, family, make, nexusquant.CompressedCache.finish_prefill)
 
 
 def _sixteen_bit_cache(model: PreTrainedModel, reading: ExactReading) -> Cache:

@@ -28,6 +28,7 @@ HIGHEST_KL = 2.0
 
 STYLES = {
     OURS: ("#c2410c", "circle", 4),
+    "Nexusquant, evicting": ("#fb923c", "circle-open", 3),
     "TurboQuant": ("#2563eb", "square", 2),
     "Hadamard E8": ("#0d9488", "diamond", 2),
     "transformers quanto": ("#7c3aed", "triangle-up", 2),

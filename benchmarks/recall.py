@@ -135,7 +135,7 @@ def _eviction(preset: str, scorer: str) -> nexusquant.EvictionConfig:
 
 def _scores(name: str, reading: nexusquant.CompressedCache, seed: int) -> Sequence[torch.Tensor]:
     if name == OURS:
-        return reading._evictor.reread.scores()  # noqa: SLF001
+        return reading._evictor.reread.scores()
     if name == "random":
         generator = torch.Generator().manual_seed(seed)
         shape = (reading.layers[0].recent[0].shape[0], len(reading.waiting_tokens()))
@@ -146,30 +146,30 @@ def _scores(name: str, reading: nexusquant.CompressedCache, seed: int) -> Sequen
 
 def _summary(rows: Sequence[dict]) -> list[dict]:
     """Relative recall and its interval for each task, rule and preset."""
-    table = []
-    for task in TASKS:
-        of_task = [row for row in rows if row["task"] == task]
-        for method in dict.fromkeys(name for row in of_task for name in row["methods"]):
-            counts = [
-                (row["methods"][method]["found"], row["uncompressed"])
-                for row in of_task
-                if method in row["methods"]
-            ]
-            factors = [row["methods"][method]["factor"] for row in of_task if method in row["methods"]]  # fmt: skip
-            low, high = _interval(counts, _ratio)
-            table.append(
-                {
-                    "task": task,
-                    "method": method,
-                    "recall": round(_ratio(counts), 4),
-                    "low": round(low, 4),
-                    "high": round(high, 4),
-                    "num_found_uncompressed": sum(b for _, b in counts),
-                    "num_texts": len(counts),
-                    "least_factor": min(factors),
-                }
-            )
-    return table
+    return [
+        _line(task, method, [row for row in rows if row["task"] == task])
+        for task in TASKS
+        for method in dict.fromkeys(
+            n for row in rows if row["task"] == task for n in row["methods"]
+        )
+    ]
+
+
+def _line(task: str, method: str, rows: Sequence[dict]) -> dict:
+    tried = [(row["methods"][method], row) for row in rows if method in row["methods"]]
+    counts = [(found["found"], row["uncompressed"]) for found, row in tried]
+    low, high = _interval(counts, _ratio)
+    return {
+        "task": task,
+        "method": method,
+        "recall": round(_ratio(counts), 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+        "num_questions": sum(row["num_questions"] for _, row in tried),
+        "num_found_uncompressed": sum(row["uncompressed"] for _, row in tried),
+        "num_texts": len(counts),
+        "least_factor": min(found["factor"] for found, _ in tried),
+    }
 
 
 def _ratio(counts: Sequence[tuple[int, int]]) -> float:

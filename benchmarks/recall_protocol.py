@@ -48,15 +48,12 @@ def compress(
 
 def observations(reading: nexusquant.CompressedCache) -> list[Observation]:
     """What one-pass scorers see of an open cache."""
-    return [
-        reading._evictor._observe(layer, reading.waiting_tokens())  # noqa: SLF001
-        for layer in reading.layers
-    ]
+    return [reading._evictor._observe(layer, reading.waiting_tokens()) for layer in reading.layers]
 
 
 def held_vectors(layer: CompressedLayer) -> Held:
     """Everything a layer holds, its pages decoded."""
-    sinks, recent = layer.sink_vectors(), layer._wide_recent()  # noqa: SLF001
+    sinks, recent = layer.sink_vectors(), layer._wide_recent()
     if layer.kept.num_tokens == 0:
         keys, values = recent
         return Held(keys, values, torch.ones(keys.shape[:2], dtype=torch.bool))
@@ -97,7 +94,7 @@ def ask(
         output = _batched_attention(query, key, value, layers[module.layer_idx], scaling)
         return output.transpose(1, 2), None
 
-    before = model.config._attn_implementation  # noqa: SLF001
+    before = model.config._attn_implementation
     AttentionInterface.register(_BATCHED, attend)
     model.set_attn_implementation(_BATCHED)
     try:
@@ -106,10 +103,13 @@ def ask(
             logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits
     finally:
         model.set_attn_implementation(before)
-    return [
-        bool((row[len(q.ids) - 1 :][: len(q.answer_ids)].argmax(-1) == torch.tensor(q.answer_ids)).all())
-        for row, q in zip(logits, questions, strict=True)
-    ]  # fmt: skip
+    return [_is_answered(row, q) for row, q in zip(logits, questions, strict=True)]
+
+
+def _is_answered(logits: torch.Tensor, question: Question) -> bool:
+    first, count = len(question.ids) - 1, len(question.answer_ids)
+    likeliest = logits[first : first + count].argmax(dim=-1)
+    return likeliest.tolist() == list(question.answer_ids)
 
 
 def _batched_attention(

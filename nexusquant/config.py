@@ -81,7 +81,7 @@ class EvictionConfig:
 
     keep_ratio: float
     scorer: ScorerName = ScorerName.RECONSTRUCTION
-    head_floor: float = 0.3
+    head_floor: float = 0.2
     newest_share: float = 0.3
     observation_window: int = 256
     min_span: int = 256
@@ -146,6 +146,13 @@ class CompressionConfig:
         """True when keys and values are kept exactly as the model made them."""
         return self.quant is None
 
+    def reads_twice(self, num_tokens: int) -> bool:
+        """True when a text of so many tokens is read again to see what can go."""
+        eviction = self.eviction
+        if eviction is None or eviction.scorer is not ScorerName.RECONSTRUCTION:
+            return False
+        return num_tokens - self.num_sink_tokens - self.recent_window >= eviction.min_span
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
@@ -194,7 +201,7 @@ PRESETS: Mapping[str, CompressionConfig] = MappingProxyType(
     {
         "off": CompressionConfig(),
         "safe": CompressionConfig(quant=QuantConfig()),
-        "high": CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.69)),
+        "high": CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.64)),
         "balanced": CompressionConfig(
             quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.38)
         ),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nexusquant.config import CompressionConfig, ScorerName
+from nexusquant.config import CompressionConfig
 from nexusquant.documents import Document, Fit, Page, PageCount, ReadProgress
 from ui.gauge import meter, notice
 from ui.presenters import config_label, count, escape, percent, rate, time_left
@@ -47,16 +47,9 @@ def reading(progress: ReadProgress, config: CompressionConfig) -> str:
         f"Reading page {progress.page}, {count(progress.num_done)} of "
         f"{count(progress.num_total)} tokens, {rate(progress.tok_s)}, {time_left(progress.left_s)}"
     )
-    if _is_read_again(progress.num_total, config):
+    if config.reads_twice(progress.num_total):
         text += " in the first of two readings"
     return notice(text, "busy") + meter("Reading", progress.num_done / progress.num_total, text)
-
-
-def _is_read_again(num_tokens: int, config: CompressionConfig) -> bool:
-    eviction = config.eviction
-    if eviction is None or eviction.scorer is not ScorerName.RECONSTRUCTION:
-        return False
-    return num_tokens - config.num_sink_tokens - config.recent_window >= eviction.min_span
 
 
 def page_strip(shares: Sequence[tuple[int, float]], config: CompressionConfig) -> str:

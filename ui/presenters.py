@@ -123,7 +123,8 @@ def describe_config(config: CompressionConfig) -> str:
     risk = next(text for least, text in _RISKS if keep >= least)
     if keep == 1.0:
         return f"{codes}. {risk}"
-    return f"{codes}; {keep * 100:g} % of the key-value pairs are kept. {risk}"
+    again = " Long texts are read twice to choose them." if config.reads_twice(10**9) else ""
+    return f"{codes}; {keep * 100:g} % of the key-value pairs are kept.{again} {risk}"
 
 
 def turn_figures(stats: GenerationStats) -> list[tuple[str, str]]:

@@ -19,9 +19,10 @@ from nexusquant.cache import hf_compat, storage
 from nexusquant.cache.attention import ATTENTION_NAME, CacheHandle, nexusquant_attention
 from nexusquant.cache.evictor import Evictor
 from nexusquant.cache.layer import CompressedLayer
+from nexusquant.cache.layer_choice import make_layers
 from nexusquant.cache.layer_mark import LayerMark
 from nexusquant.cache.measure import kept_shares, measure
-from nexusquant.cache.profile import ModelProfile, make_codecs
+from nexusquant.cache.profile import ModelProfile
 from nexusquant.cache.sliding import (
     SlidingMark,
     mark_sliding,
@@ -31,8 +32,7 @@ from nexusquant.cache.sliding import (
 )
 from nexusquant.cache.usage import CacheUsage
 from nexusquant.config import CompressionConfig
-from nexusquant.errors import CacheStateError, UnsupportedModelError
-from nexusquant.lattice import Rotary
+from nexusquant.errors import CacheStateError
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class CompressedCache(hf_compat.Cache):
         config: CompressionConfig,
         profile: ModelProfile | None = None,
     ) -> None:
-        layers, self._rotary = _make_layers(model, config, profile)
+        layers, self._rotary = make_layers(model, config, profile)
         hf_compat.select_attention(model, ATTENTION_NAME, nexusquant_attention)
         self.config = config
         self._marks: weakref.WeakSet[CacheMark] = weakref.WeakSet()
@@ -143,6 +143,14 @@ class CompressedCache(hf_compat.Cache):
         """
         return self._evictor.waiting_tokens(max((m.num_seen for m in self._marks), default=0))
 
+    def pin(self, tokens: range) -> None:
+        """Never evict these tokens, whatever their scores: a system prompt, for instance.
+
+        Args:
+            tokens: Indices in the text; those that were decided on already stay as decided.
+        """
+        self._evictor.pinned = (*self._evictor.pinned, tokens)
+
     @contextmanager
     def rereading(self, stretch: range) -> Iterator[None]:
         """Let a forward score `stretch` by reading its tokens again; nothing is stored meanwhile.
@@ -202,7 +210,7 @@ class CompressedCache(hf_compat.Cache):
             self._marks.discard(later)
 
     def reset(self) -> None:
-        """Forget every token and every mark."""
+        """Forget every token, every mark and what was pinned."""
         for layer in self.layers:
             if isinstance(layer, CompressedLayer):
                 layer.reset()
@@ -210,6 +218,7 @@ class CompressedCache(hf_compat.Cache):
                 reset_sliding(layer)
         self._marks.clear()
         self._evictor.reset(0)
+        self._evictor.pinned = ()
 
     def crop(self, tokens_to_remove: int) -> None:
         """Not supported: coded tokens cannot be taken back one by one.
@@ -280,20 +289,3 @@ def load_cache(
     cache = CompressedCache(model, config or storage.read_config(Path(path)))
     cache.restore(path)
     return cache
-
-
-def _make_layers(
-    model: PreTrainedModel, config: CompressionConfig, profile: ModelProfile | None
-) -> tuple[list, Rotary | None]:
-    defaults = hf_compat.default_layers(model)
-    if all(isinstance(layer, hf_compat.SlidingLayer) for layer in defaults):
-        raise UnsupportedModelError(
-            "Every layer of this model attends to a sliding window only; its cache does not grow "
-            "with the text and needs no compression."
-        )
-    codecs, rotary = make_codecs(model, config.quant, profile)
-    layers = [
-        layer if isinstance(layer, hf_compat.SlidingLayer) else CompressedLayer(config, codec)
-        for layer, codec in zip(defaults, codecs, strict=True)
-    ]
-    return layers, rotary

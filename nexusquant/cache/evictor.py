@@ -36,6 +36,7 @@ class Evictor:
             layer for layer in layers if isinstance(layer, CompressedLayer) and layer.codec
         ]
         self.is_rereading = False
+        self.pinned: tuple[range, ...] = ()
         self.reset(0)
 
     def reset(self, num_decided: int) -> None:
@@ -81,13 +82,19 @@ class Evictor:
             self.is_rereading = False
 
     def decide(self, waiting: range) -> dict[CompressedLayer, torch.Tensor]:
-        """Choose what every layer keeps of the waiting tokens; [H_kv, waiting], bool."""
+        """Choose what every layer keeps of the waiting tokens; [H_kv, waiting], bool.
+
+        Pinned tokens are kept besides the budget.
+        """
         if not waiting:
             return {}
         eviction = self._config.eviction
         scores = self.reread.scores() if self.has_scores else self._one_pass_scores(waiting)
         kept = select_kept(scores, eviction.keep_ratio, eviction.head_floor, eviction.newest_share)
         self.reset(waiting.stop)
+        for mask in kept:
+            for tokens in self.pinned:
+                mask[:, _overlap(tokens, waiting)] = True
         return dict(zip(self._layers, kept, strict=True))
 
     def _one_pass_scores(self, waiting: range) -> list[torch.Tensor]:
@@ -108,3 +115,10 @@ class Evictor:
         queries = layer.queries[:, -window:]
         offset = layer.num_seen - queries.shape[1] - waiting.start
         return Observation(queries, *layer.vectors(waiting), offset, layer.scaling)
+
+
+def _overlap(tokens: range, waiting: range) -> slice:
+    first, last = (
+        min(max(end - waiting.start, 0), len(waiting)) for end in (tokens.start, tokens.stop)
+    )
+    return slice(first, last)

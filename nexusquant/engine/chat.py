@@ -106,7 +106,7 @@ class ChatSession:
         prompt = self._engine.render([*self._system, *messages], add_generation_prompt=True)
         answer, is_finished = "", False
         try:
-            with closing(conversation.reply(prompt, params)) as events:
+            with closing(conversation.reply(prompt, params, self._pinned_of(prompt))) as events:
                 for event in events:
                     if isinstance(event, TextDelta):
                         answer += event.text
@@ -118,3 +118,8 @@ class ChatSession:
             # a clear() meanwhile has put another list in place: this answer belongs to the old one
             if answer or is_finished:
                 messages.append(Message("assistant", answer))
+
+    def _pinned_of(self, prompt: str) -> str:
+        """The prompt up to the end of what the model is told first."""
+        told = self._system[0].content if self._system else ""
+        return prompt[: prompt.find(told) + len(told)] if told and told in prompt else ""

@@ -77,13 +77,14 @@ class Conversation:
                 self.close()
 
     def reply(
-        self, text: str, params: SamplingParams
+        self, text: str, params: SamplingParams, pinned_text: str = ""
     ) -> Events[PrefillProgress | RereadProgress | TextDelta | Finished, None, str]:
         """Answer the prompt `text`, of which the cache may hold a beginning already.
 
         Args:
             text: The whole prompt, from the first character on.
             params: How to answer.
+            pinned_text: Beginning of `text` that is never evicted.
 
         Returns:
             The answer.
@@ -97,7 +98,10 @@ class Conversation:
         # the past turn cannot be answered again from here on: eviction may touch it
         self._turn = None
         yield from self._generator.settle(self._ids, cache)
-        token_ids = self._token_ids(rest, is_start=cache.num_seen_tokens == 0)
+        is_start = cache.num_seen_tokens == 0
+        token_ids = self._token_ids(rest, is_start=is_start)
+        if is_start and pinned_text:
+            cache.pin(range(len(self._token_ids(pinned_text, is_start=True))))
         self._turn = _Checkpoint(text[: len(text) - len(rest)], cache.mark(), len(self._ids))
         self._live_text = None
         answer = ""

@@ -85,7 +85,7 @@ class ScriptedConversation:
             yield RereadProgress(total, total, total / 100)
         self.cached = text
 
-    def reply(self, text: str, sampling: SamplingParams) -> Iterator[Event]:
+    def reply(self, text: str, sampling: SamplingParams, pinned_text: str = "") -> Iterator[Event]:
         self.prompts.append(text)
         yield PrefillProgress(1, 1, 0.1)
         for part in self._engine.answer:

@@ -218,7 +218,7 @@ class FakeConversation:
         yield from self._prefill(text)
         self._pinned = self._text = text
 
-    def reply(self, text: str, sampling: SamplingParams) -> Iterator[Event]:
+    def reply(self, text: str, sampling: SamplingParams, pinned_text: str = "") -> Iterator[Event]:
         self._engine.prompts.append(text)
         start = self._text if text.startswith(self._text) else ""
         start = start or (self._pinned if text.startswith(self._pinned) else "")

@@ -1,0 +1,39 @@
+"""Which layers of a model are compressed, and which stay as transformers keeps them."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedModel
+
+from nexusquant.cache import hf_compat
+from nexusquant.cache.layer import CompressedLayer
+from nexusquant.cache.profile import ModelProfile, make_codecs
+from nexusquant.config import CompressionConfig
+from nexusquant.errors import UnsupportedModelError
+from nexusquant.lattice import Rotary
+
+
+def make_layers(
+    model: PreTrainedModel, config: CompressionConfig, profile: ModelProfile | None
+) -> tuple[list[hf_compat.CacheLayerMixin], Rotary | None]:
+    """Make the cache layers of a model, and the rotation that their keys share.
+
+    Args:
+        model: The model.
+        config: What to compress.
+        profile: What is known of the model, or None.
+
+    Raises:
+        UnsupportedModelError: The model cannot work with a compressed cache.
+    """
+    defaults = hf_compat.default_layers(model)
+    if all(isinstance(layer, hf_compat.SlidingLayer) for layer in defaults):
+        raise UnsupportedModelError(
+            "Every layer of this model attends to a sliding window only; its cache does not grow "
+            "with the text and needs no compression."
+        )
+    codecs, rotary = make_codecs(model, config.quant, profile)
+    layers = [
+        layer if isinstance(layer, hf_compat.SlidingLayer) else CompressedLayer(config, codec)
+        for layer, codec in zip(defaults, codecs, strict=True)
+    ]
+    return layers, rotary
