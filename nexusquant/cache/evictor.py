@@ -72,12 +72,14 @@ class Evictor:
     @contextmanager
     def rereading(self, stretch: range, waiting: range) -> Iterator[None]:
         """Score `stretch` by what a forward inside this attends to; see `CompressedCache`."""
-        if self.reread is None or stretch.start == waiting.start:
-            self.reread = Rereading(self._all_layers, waiting)
-        self.reread.begin(stretch)
-        self.is_rereading = True
+        reread = self.reread
+        if reread is None or stretch.start == waiting.start:
+            reread = Rereading(self._all_layers, waiting)
+        reread.begin(stretch)
+        self.reread, self.is_rereading = reread, True
         try:
             yield
+            reread.end(stretch)
         finally:
             self.is_rereading = False
 
@@ -86,6 +88,9 @@ class Evictor:
 
         Pinned tokens are kept besides the budget.
         """
+        if self.has_scores:
+            # not those that a mark protected when the rest was read again, and that is gone since
+            waiting = self.reread.tokens
         if not waiting:
             return {}
         eviction = self._config.eviction

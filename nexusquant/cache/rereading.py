@@ -52,6 +52,9 @@ class Rereading:
         for reader in filter(None, self._readers):
             reader.stretch = stretch
             reader.columns = slice(self.num_done, self.num_done + len(stretch))
+
+    def end(self, stretch: range) -> None:
+        """The tokens of `stretch` were read: a forward that failed leaves them to be read."""
         self.num_done += len(stretch)
 
     def update(

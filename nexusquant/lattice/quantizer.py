@@ -22,7 +22,7 @@ from nexusquant.lattice.packing import PackedVectors, pack_fields
 from nexusquant.lattice.point_table import decode_packed
 from nexusquant.lattice.rotation import rotation_matrix
 
-SCALE_FACTORS = (0.7, 1.0, 1.4)
+SCALE_FACTORS = (0.85, 1.0, 1.18)
 """Scales that are tried for every vector, over the RMS of its coordinates."""
 
 # values coded at a time: bounds the float32 temporaries, and small ones stay in a CPU's cache

@@ -1,0 +1,230 @@
+"""Reading again is only looking: what waits, in which order it is read, and what is found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import tiny_models
+import torch
+from driving import EVICTING, OFF, SAFE, decode, read
+from page_contents import assert_same_bytes, held_pages, kept_masks
+from second_reading import (
+    EARLY,
+    RECONSTRUCTING,
+    REREADING,
+    chat,
+    reread,
+    rereading,
+    stretches,
+)
+from transformers import DynamicCache
+
+import nexusquant
+from nexusquant import CacheStateError, CompressedCache, QuantConfig, ScorerName
+
+NUM_TOKENS, NUM_SINKS, RECENT = 300, 4, 32
+
+document = tiny_models.token_ids(NUM_TOKENS)
+question = tiny_models.token_ids(9, seed=2)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_models.llama()
+
+
+def filled(model, config=REREADING):
+    cache = CompressedCache(model, config)
+    read(model, cache, document, chunk_size=60)
+    return cache
+
+
+def scores_of(model, config):
+    cache = filled(model, config)
+    reread(model, cache, document)
+    return cache._evictor.reread.scores()
+
+
+@pytest.mark.parametrize("config", [REREADING, EARLY], ids=["exact", "coded early"])
+def test_reading_an_open_span_again_leaves_no_trace(model, config):
+    plain, looked_at = filled(model, config), filled(model, config)
+    reread(model, looked_at, document)
+    assert looked_at.usage() == plain.usage()
+    assert looked_at.num_seen_tokens == NUM_TOKENS
+    assert torch.equal(read(model, looked_at, question), read(model, plain, question))
+
+
+def test_reading_past_turns_again_leaves_no_trace(model):
+    plain, looked_at = (CompressedCache(model, REREADING) for _ in range(2))
+    ids = [chat(model, cache) for cache in (plain, looked_at)]
+    reread(model, looked_at, ids[1])
+    assert looked_at.usage() == plain.usage()
+    assert torch.equal(read(model, looked_at, question), read(model, plain, question))
+    assert torch.equal(decode(model, looked_at, question), decode(model, plain, question))
+
+
+@pytest.mark.filterwarnings("ignore:The text was not read again")
+def test_a_text_read_again_and_kept_whole_is_as_if_it_was_read_once(model):
+    plain, looked_at = filled(model, rereading(1.0)), filled(model, rereading(1.0))
+    reread(model, looked_at, document)
+    for cache in (plain, looked_at):
+        cache.finish_prefill()
+    for one, other in zip(plain.layers, looked_at.layers, strict=True):
+        for head, counterpart in zip(held_pages(one), held_pages(other), strict=True):
+            assert_same_bytes(head, counterpart)
+    assert torch.equal(decode(model, looked_at, question), decode(model, plain, question))
+
+
+@pytest.mark.parametrize(
+    "done, stretch",
+    [
+        ((), range(5, 75)),
+        ((), range(0, 70)),
+        ((), range(4, NUM_TOKENS)),
+        ((range(4, 74),), range(75, 100)),
+        ((range(4, 74),), range(60, 100)),
+        ((range(4, 74), range(74, 100)), range(74, 100)),
+        ((range(4, 268),), range(268, 270)),
+    ],
+)
+@torch.no_grad()
+def test_stretches_out_of_order_are_refused_and_nothing_is_lost(model, done, stretch):
+    cache = filled(model)
+    for earlier in done:
+        with cache.rereading(earlier):
+            model(document[:, earlier.start : earlier.stop], past_key_values=cache)
+    with pytest.raises(CacheStateError, match="the next ones that wait begin at"):
+        with cache.rereading(stretch):
+            raise AssertionError("was let in")
+    assert torch.equal(read(model, cache, question), read(model, filled(model), question))
+
+
+def test_beginning_again_is_in_order(model):
+    cache = filled(model)
+    reread(model, cache, document, count=2)
+    reread(model, cache, document)
+    expected = scores_of(model, REREADING)
+    actual = cache._evictor.reread.scores()
+    assert all(torch.equal(*pair) for pair in zip(actual, expected, strict=True))
+
+
+@pytest.mark.parametrize("num_tokens, num_waiting", [(20, 0), (99, 0), (100, 64), (300, 264)])
+def test_an_open_span_waits_between_sinks_and_window_if_it_is_long_enough(
+    model, num_tokens, num_waiting
+):
+    cache = CompressedCache(model, REREADING)
+    assert not cache.waiting_tokens()
+    read(model, cache, document[:, :num_tokens])
+    waiting = cache.waiting_tokens()
+    assert len(waiting) == num_waiting
+    assert not waiting or waiting == range(NUM_SINKS, num_tokens - RECENT)
+
+
+@pytest.mark.parametrize("config", [OFF, SAFE], ids=["off", "safe"])
+def test_nothing_waits_without_eviction(model, config):
+    assert not filled(model, config).waiting_tokens()
+
+
+def test_past_turns_wait_from_the_last_decision_or_the_last_live_mark_on(model):
+    cache = CompressedCache(model, REREADING)
+    ids = chat(model, cache)
+    assert cache.waiting_tokens() == range(NUM_SINKS, 252 - RECENT)
+    mark = cache.mark()
+    assert not cache.waiting_tokens()
+    ids = torch.cat([ids, chat(model, cache, num_turns=2)], dim=1)
+    assert cache.waiting_tokens() == range(252, 378 - RECENT)
+    del mark
+    assert cache.waiting_tokens() == range(NUM_SINKS, 378 - RECENT)
+    reread(model, cache, ids)
+    cache.finish_prefill()
+    assert not cache.waiting_tokens()
+    chat(model, cache, num_turns=1)
+    assert not cache.waiting_tokens()
+    decode(model, cache, question)
+    assert cache.waiting_tokens() == range(378 - RECENT, 450 - RECENT)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_what_was_not_read_again_to_the_end_is_chosen_by_the_stand_in_with_a_warning(model, count):
+    eviction = replace(RECONSTRUCTING, scorer=ScorerName.SNAPKV)
+    expected = nexusquant.prefill(model, document, replace(EVICTING, eviction=eviction))
+    cache = filled(model)
+    reread(model, cache, document, count=count)
+    with pytest.warns(UserWarning, match="not read again, as reconstruction needs: snapkv chose"):
+        cache.finish_prefill()
+    assert same_choice(cache, expected)
+
+
+def same_choice(one, other):
+    pairs = zip(one.layers, other.layers, strict=True)
+    return all(torch.equal(kept_masks(a), kept_masks(b)) for a, b in pairs)
+
+
+def test_new_tokens_make_the_scores_of_an_open_span_void(model):
+    plain, looked_at = filled(model), filled(model)
+    reread(model, looked_at, document)
+    for cache in (plain, looked_at):
+        read(model, cache, question)
+        with pytest.warns(UserWarning, match="not read again"):
+            cache.finish_prefill()
+    assert same_choice(plain, looked_at)
+
+
+def test_new_tokens_make_the_scores_of_past_turns_void(model):
+    cache = CompressedCache(model, REREADING)
+    reread(model, cache, chat(model, cache))
+    decode(model, cache, question)
+    cache.finish_prefill()
+    assert cache.usage().kept_share == 1
+
+
+def test_a_forward_that_failed_has_read_nothing(model):
+    cache = filled(model)
+    *others, last = stretches(cache.waiting_tokens())
+    reread(model, cache, document, count=len(others))
+
+    def fail(*_):
+        raise RuntimeError("out of memory")
+
+    hook = model.model.layers[1].register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="out of memory"), cache.rereading(last):
+        read(model, cache, document[:, last.start : last.stop])
+    hook.remove()
+    assert not cache._evictor.has_scores
+    with cache.rereading(last):
+        read(model, cache, document[:, last.start : last.stop])
+    expected = scores_of(model, REREADING)
+    actual = cache._evictor.reread.scores()
+    assert all(torch.equal(*pair) for pair in zip(actual, expected, strict=True))
+
+
+@torch.no_grad()
+def test_scores_are_the_most_attention_in_a_forward_that_sees_sinks_and_stretch(model):
+    actual = scores_of(model, REREADING)
+    whole = DynamicCache(config=model.config)
+    read(model, whole, document)
+    for stretch in stretches(range(NUM_SINKS, NUM_TOKENS - RECENT)):
+        visible = [*range(NUM_SINKS), *stretch]
+        past = DynamicCache(config=model.config)
+        for index, layer in enumerate(whole.layers):
+            past.update(layer.keys[:, :, visible], layer.values[:, :, visible], index)
+        reader = tiny_models.llama()
+        reader.set_attn_implementation("eager")
+        positions = torch.arange(NUM_TOKENS, NUM_TOKENS + len(stretch)).unsqueeze(0)
+        ids = document[:, stretch.start : stretch.stop]
+        output = reader(ids, past_key_values=past, position_ids=positions, output_attentions=True)
+        columns = slice(stretch.start - NUM_SINKS, stretch.stop - NUM_SINKS)
+        for scores, weights in zip(actual, output.attentions, strict=True):
+            best = weights[0, :, :, NUM_SINKS : len(visible)].amax(dim=1).view(2, 2, -1).amax(dim=1)
+            torch.testing.assert_close(scores[:, columns], best, rtol=1e-3, atol=1e-5)
+
+
+def test_a_span_coded_early_scores_nearly_as_an_exact_one(model):
+    fine = replace(REREADING, quant=QuantConfig(key_bits=4, value_bits=4))
+    exact = torch.stack(scores_of(model, fine))
+    early = torch.stack(scores_of(model, replace(fine, exact_prefill_tokens=100)))
+    assert not torch.equal(early, exact)
+    assert float((early - exact).abs().mean()) < 0.1 * float(exact.mean())
+    assert float((early - exact).abs().max()) < 0.15
+    assert 0 <= float(early.min()) <= float(early.max()) <= 1
