@@ -1,6 +1,7 @@
-"""Put the table of measured presets into README.md.
+"""Put the tables of measured presets and of measured recall into README.md.
 
 python benchmarks/presets.py --text FILE | tail -n 1 > benchmarks/results/presets.json
+python benchmarks/recall.py --text prose=FILE --text speech=FILE
 python benchmarks/write_readme.py
 """
 
@@ -11,9 +12,15 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "presets.json"
+RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
-MARKS = re.compile(r"(<!-- presets:[^\n]*-->\n).*?(<!-- /presets -->)", re.DOTALL)
+RULES = {
+    "reconstruction": "Second reading (the presets)",
+    "snapkv": "SnapKV",
+    "expected_attention": "Expected attention",
+    "streaming": "Newest tokens",
+    "random": "Random",
+}
 
 
 def preset_table(results: dict) -> str:
@@ -35,11 +42,41 @@ def preset_table(results: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def with_table(readme: str, results: dict) -> str:
-    """README text with the table between its marks replaced."""
-    return MARKS.sub(lambda found: found[1] + preset_table(results) + found[2], readme)
+def recall_table(results: dict) -> str:
+    """Markdown table of runs of `benchmarks/recall.py`."""
+    presets = list(results["keep_ratios"])
+    cells = {(row["task"], *row["method"].split(" ")): row for row in results["summary"]}
+    lines = [
+        f"| {results['model']} | " + " | ".join(name.capitalize() for name in presets) + " |",
+        "|---|" + "---|" * len(presets),
+    ]
+    for task, rule in dict.fromkeys((task, rule) for task, rule, _ in cells):
+        found = [cells[task, rule, preset] for preset in presets]
+        num = found[0]["num_questions"]
+        lines.append(
+            f"| {task}, {num} questions: {RULES[rule]} | "
+            + " | ".join(
+                f"{row['recall']:.2f} ({row['low']:.2f}-{row['high']:.2f}) at "
+                f"{row['least_factor']:.1f}x"
+                for row in found
+            )
+            + " |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+TABLES = {"presets": preset_table, "recall": recall_table}
+
+
+def with_tables(readme: str) -> str:
+    """README text with the tables between their marks replaced by those of the results."""
+    for name, table in TABLES.items():
+        results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+        marks = re.compile(rf"(<!-- {name}:[^\n]*-->\n).*?(<!-- /{name} -->)", re.DOTALL)
+        text = table(results)
+        readme = marks.sub(lambda found, text=text: found[1] + text + found[2], readme)
+    return readme
 
 
 if __name__ == "__main__":
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    README.write_text(with_table(README.read_text(encoding="utf-8"), results), encoding="utf-8")
+    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.write_readme import README, RESULTS, ROOT, with_table
+from benchmarks.write_readme import README, RESULTS, ROOT, TABLES, with_tables
 from nexusquant import PRESETS
 
 
@@ -32,11 +32,18 @@ def test_the_python_example_runs_as_written(data_dir: Path, tmp_path: Path) -> N
     assert "Marta" in done.stdout
 
 
-def test_the_table_of_presets_is_the_one_that_was_measured() -> None:
+def test_the_tables_are_the_ones_that_were_measured() -> None:
     readme = README.read_text(encoding="utf-8")
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    assert with_table(readme, results) == readme
-    assert [row["preset"] for row in results["rows"]] == list(PRESETS)
+    assert with_tables(readme) == readme
+    assert all(f"<!-- {name}:" in readme for name in TABLES)
+
+
+def test_the_tables_are_of_the_presets_as_they_are() -> None:
+    presets = json.loads((RESULTS / "presets.json").read_text(encoding="utf-8"))
+    assert [row["preset"] for row in presets["rows"]] == list(PRESETS)
+    recall = json.loads((RESULTS / "recall.json").read_text(encoding="utf-8"))
+    ratios = {n: c.eviction.keep_ratio for n, c in PRESETS.items() if c.eviction}
+    assert recall["keep_ratios"] == ratios
 
 
 def test_pictures_and_files_that_readme_names_exist() -> None:

@@ -31,6 +31,8 @@ class _Checkpoint:
     text: str
     mark: CacheMark
     num_ids: int
+    # the end of `text` that the cache has not seen
+    unread_ids: tuple[int, ...] = ()
 
 
 class Conversation:
@@ -50,8 +52,10 @@ class Conversation:
         self._cache: CompressedCache | None = None
         # text in the cache right now; None while unknown, after a stop
         self._live_text: str | None = ""
-        # the tokens of that text
+        # the tokens of that text that the cache has seen, and those it has not: an answer that was
+        # cut off ends with a token that was never fed back
         self._ids: list[int] = []
+        self._unread_ids: list[int] = []
         # kept for good: a document; and the last turn's beginning
         self._pinned: _Checkpoint | None = None
         self._turn: _Checkpoint | None = None
@@ -99,25 +103,29 @@ class Conversation:
         self._turn = None
         yield from self._generator.settle(self._ids, cache)
         is_start = cache.num_seen_tokens == 0
-        token_ids = self._token_ids(rest, is_start=is_start)
+        token_ids = self._unread_ids + self._token_ids(rest, is_start=is_start)
         if is_start and pinned_text:
             cache.pin(range(len(self._token_ids(pinned_text, is_start=True))))
-        self._turn = _Checkpoint(text[: len(text) - len(rest)], cache.mark(), len(self._ids))
+        begun, unread = text[: len(text) - len(rest)], tuple(self._unread_ids)
+        self._turn = _Checkpoint(begun, cache.mark(), len(self._ids), unread)
         self._live_text = None
         answer = ""
         with closing(self._generator.generate(token_ids, cache, params, asked)) as events:
             for event in events:
                 answer += event.text if isinstance(event, TextDelta) else ""
-                # after an end token the cache holds the whole answer, else a part is missing
-                if (
-                    isinstance(event, Finished)
-                    and event.reason is FinishReason.END
-                    and not params.stop
-                ):
-                    self._live_text = text + answer
-                    self._ids += [*token_ids, *event.new_ids[:-1]]
+                if isinstance(event, Finished) and not params.stop:
+                    self._note_end(event, token_ids, text + answer)
                 yield event
         return answer
+
+    def _note_end(self, event: Finished, token_ids: list[int], text: str) -> None:
+        """The cache holds the prompt and the whole answer, but for a last token at most."""
+        if event.reason is FinishReason.CONTEXT:
+            return
+        self._live_text = text
+        self._ids += [*token_ids, *event.new_ids[:-1]]
+        is_cut = event.reason is FinishReason.LENGTH
+        self._unread_ids = list(event.new_ids[-1:]) if is_cut else []
 
     def usage(self) -> CacheUsage:
         """Measure the cache."""
@@ -139,6 +147,7 @@ class Conversation:
         self._cache.rewind(self._pinned.mark)
         self._live_text, self._turn = self._pinned.text, None
         del self._ids[self._pinned.num_ids :]
+        self._unread_ids = []
         self._cache.save(path)
 
     def restore(self, path: Path, text: str) -> None:
@@ -154,7 +163,7 @@ class Conversation:
     def close(self) -> None:
         """Free the cache."""
         self._cache = self._pinned = self._turn = None
-        self._live_text, self._ids = "", []
+        self._live_text, self._ids, self._unread_ids = "", [], []
 
     def _open(self) -> CompressedCache:
         if self._cache is None:
@@ -163,7 +172,7 @@ class Conversation:
 
     def _pin(self, text: str, ids: list[int]) -> None:
         self._pinned = _Checkpoint(text, self._cache.mark(), len(ids))
-        self._live_text, self._ids = text, ids
+        self._live_text, self._ids, self._unread_ids = text, ids, []
 
     def _go_back_to_prefix(self, text: str) -> str:
         """Make the cache hold the longest known beginning of `text`; return the rest."""
@@ -175,6 +184,7 @@ class Conversation:
                 self._cache.rewind(checkpoint.mark)
                 self._live_text = checkpoint.text
                 del self._ids[checkpoint.num_ids :]
+                self._unread_ids = list(checkpoint.unread_ids)
                 return text[len(checkpoint.text) :]
         self.close()
         return text

@@ -43,10 +43,10 @@ def reread(
 def chat(
     model: PreTrainedModel, cache: CompressedCache, num_turns: int = 4, seed: int = 20
 ) -> torch.Tensor:
-    """Short questions of 30 tokens and answers of 33, each span closed; their ids. [1, T]."""
+    """Short questions of 50 tokens and answers of 13, each span closed; their ids. [1, T]."""
     ids = tiny_models.token_ids(63 * num_turns, seed=seed)
     for turn in ids.split(63, dim=1):
-        read(model, cache, turn[:, :30])
+        read(model, cache, turn[:, :50])
         cache.finish_prefill()
-        decode(model, cache, turn[:, 30:])
+        decode(model, cache, turn[:, 50:])
     return ids

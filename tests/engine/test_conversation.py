@@ -66,6 +66,18 @@ def test_answering_again_gives_the_same_answer_and_reads_only_the_question(
     assert (second, num_read) == (first, len("Is it deep?"))
 
 
+def test_an_answer_that_was_cut_off_is_not_read_again(conversation: Conversation) -> None:
+    first = "Tell me of the river. "
+    answer, _ = drain(conversation.reply(first, GREEDY))
+    prompt = first + answer + " Go on."
+    second, num_read = drain(conversation.reply(prompt, GREEDY))
+    # its last token was never fed back
+    assert num_read == 1 + len(" Go on.")
+    assert conversation.num_tokens == len(first) + 24 + len(" Go on.") + 23
+    # answered again, and once more after that, it is the same
+    assert drain(conversation.reply(prompt, GREEDY)) == (second, num_read)
+
+
 def test_an_unrelated_prompt_starts_from_nothing(conversation: Conversation) -> None:
     drain(conversation.read(DOCUMENT))
     _, num_read = drain(conversation.reply("Hello there", GREEDY))

@@ -73,6 +73,55 @@ def test_full_floor_gives_every_head_the_same_count():
         assert layer.sum(dim=1).tolist() == [28] * 4
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    num_layers=st.integers(1, 4),
+    num_kv_heads=st.integers(1, 4),
+    num_tokens=st.integers(0, 60),
+    keep_ratio=st.floats(0.001, 1),
+    head_floor=st.floats(0, 1),
+    newest_share=st.floats(0, 1),
+    num_levels=st.sampled_from([1, 3, 1000]),
+)
+def test_every_head_keeps_its_newest_and_then_its_floor_within_the_exact_budget(
+    num_layers, num_kv_heads, num_tokens, keep_ratio, head_floor, newest_share, num_levels
+):
+    scores = random_scores(num_layers, num_kv_heads, num_tokens)
+    scores = [(layer * num_levels).floor().clamp(max=num_levels) for layer in scores]
+    kept = select_kept(scores, keep_ratio, head_floor, newest_share)
+    budget = round(keep_ratio * num_layers * num_kv_heads * num_tokens)
+    assert count(kept) == budget
+    equal_share = budget // (num_layers * num_kv_heads)
+    newest = min(round(newest_share * keep_ratio * num_tokens), equal_share)
+    floor = min(round(head_floor * (keep_ratio * num_tokens - newest)), equal_share - newest)
+    for layer_scores, layer_kept in zip(scores, kept, strict=True):
+        assert layer_kept[:, num_tokens - newest :].all()
+        older, older_kept = layer_scores[:, : num_tokens - newest], layer_kept[:, : -newest or None]
+        assert (older_kept.sum(dim=1) >= floor).all()
+        for head_scores, head_kept in zip(older, older_kept, strict=True):
+            # of the older ones no one is kept before a better one
+            lost = head_scores[~head_kept].max() if not head_kept.all() else -1
+            assert not head_kept.any() or head_scores[head_kept].min() >= lost
+
+
+def test_the_newest_are_kept_however_little_they_score():
+    scores = [torch.arange(100.0, 0, -1).expand(2, 100) for _ in range(3)]
+    for layer in select_kept(scores, 0.4, 0.0, 0.25):
+        assert layer.nonzero()[:, 1].view(2, 40).tolist() == [[*range(30), *range(90, 100)]] * 2
+
+
+@pytest.mark.parametrize("head_floor", [0.0, 0.5, 1.0])
+def test_a_full_newest_share_keeps_the_newest_only(head_floor):
+    for layer in select_kept(random_scores(3, 2, 50), 0.4, head_floor, 1.0):
+        assert layer.nonzero()[:, 1].view(2, 20).tolist() == [[*range(30, 50)]] * 2
+
+
+def test_no_newest_share_is_as_if_it_was_not_given():
+    scores = random_scores(3, 2, 50)
+    pairs = zip(select_kept(scores, 0.3, 0.2), select_kept(scores, 0.3, 0.2, 0.0), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+
+
 @pytest.mark.parametrize("head_floor", [0.0, 0.5, 1.0])
 def test_keeping_all_keeps_all(head_floor):
     assert all(layer.all() for layer in select_kept(random_scores(2, 3, 30), 1.0, head_floor))
@@ -119,6 +168,9 @@ def test_wrong_input_is_refused():
         select_kept(scores, 0, 0.3)
     with pytest.raises(ValueError, match="head_floor is 2"):
         select_kept(scores, 0.5, 2)
+    for share in (-0.1, 1.01, float("nan")):
+        with pytest.raises(ValueError, match="newest_share is"):
+            select_kept(scores, 0.5, 0.3, share)
     with pytest.raises(ValueError, match="every layer needs the same"):
         select_kept([scores[0], scores[1][:, :5]], 0.5, 0.3)
     scores[1][0, 0] = float("nan")
