@@ -135,13 +135,17 @@ class CompressedCache(hf_compat.Cache):
             return query_length, self.num_seen_tokens
         return super().get_mask_sizes(query_length, layer_idx)
 
-    def waiting_tokens(self) -> range:
+    def waiting_tokens(self, least: int | None = None) -> range:
         """Indices of tokens that eviction has to decide on; empty while they are too few.
 
         Those of the open span; with none open, those of short spans and of generated text since
         the last decision. Never sinks, the recent window, or what a live mark may come back to.
+
+        Args:
+            least: Fewer than these are too few; None: the config's `min_span`.
         """
-        return self._evictor.waiting_tokens(max((m.num_seen for m in self._marks), default=0))
+        first_free = max((mark.num_seen for mark in self._marks), default=0)
+        return self._evictor.waiting_tokens(first_free, least)
 
     def pin(self, tokens: range) -> None:
         """Never evict these tokens, whatever their scores: a system prompt, for instance.
@@ -152,7 +156,7 @@ class CompressedCache(hf_compat.Cache):
         self._evictor.pinned = (*self._evictor.pinned, tokens)
 
     @contextmanager
-    def rereading(self, stretch: range) -> Iterator[None]:
+    def rereading(self, stretch: range, waiting: range | None = None) -> Iterator[None]:
         """Let a forward score `stretch` by reading its tokens again; nothing is stored meanwhile.
 
         The stretches must follow one another through `waiting_tokens()`. `finish_prefill` uses the
@@ -160,11 +164,12 @@ class CompressedCache(hf_compat.Cache):
 
         Args:
             stretch: Indices of the tokens, whose ids the model is then given.
+            waiting: All that are to be read again; None: `waiting_tokens()`.
 
         Raises:
             CacheStateError: The stretch is not the next one that waits.
         """
-        with self._evictor.rereading(stretch, self.waiting_tokens()):
+        with self._evictor.rereading(stretch, waiting or self.waiting_tokens()):
             yield
 
     def finish_prefill(self) -> None:

@@ -53,11 +53,12 @@ class Evictor:
         """True when every waiting token was read again."""
         return self.reread is not None and self.reread.is_complete
 
-    def waiting_tokens(self, first_free: int) -> range:
+    def waiting_tokens(self, first_free: int, least: int | None = None) -> range:
         """Indices of the tokens to decide on; empty while they are too few.
 
         Args:
             first_free: With no span open, tokens before it must stay as they are.
+            least: Fewer are too few; None: the config's `min_span`.
         """
         eviction, layers = self._config.eviction, self._layers
         # a layer may turn out to have vectors that cannot be coded
@@ -67,7 +68,7 @@ class Evictor:
         start = max(self.num_decided, first_free) if start is None else start
         start = max(start, self._config.num_sink_tokens)
         tokens = range(start, max(start, layers[0].num_seen - self._config.recent_window))
-        return tokens if len(tokens) >= eviction.min_span else range(0)
+        return tokens if len(tokens) >= (least or eviction.min_span) else range(0)
 
     @contextmanager
     def rereading(self, stretch: range, waiting: range) -> Iterator[None]:

@@ -99,11 +99,11 @@ class Conversation:
         asked = time.perf_counter()
         rest = self._go_back_to_prefix(text)
         cache = self._open()
-        # the past turn cannot be answered again from here on: eviction may touch it
-        self._turn = None
-        yield from self._generator.settle(self._ids, cache)
         is_start = cache.num_seen_tokens == 0
         token_ids = self._unread_ids + self._token_ids(rest, is_start=is_start)
+        # the past turn cannot be answered again from here on: eviction may touch it
+        self._turn = None
+        yield from self._generator.settle(self._ids, cache, self._least_to_settle(len(token_ids)))
         if is_start and pinned_text:
             cache.pin(range(len(self._token_ids(pinned_text, is_start=True))))
         begun, unread = text[: len(text) - len(rest)], tuple(self._unread_ids)
@@ -117,6 +117,11 @@ class Conversation:
                     self._note_end(event, token_ids, text + answer)
                 yield event
         return answer
+
+    def _least_to_settle(self, num_new: int) -> int | None:
+        """A long prompt is decided on once it is read; what waits before it never would be."""
+        eviction = self.config.eviction
+        return 1 if eviction is not None and num_new >= eviction.min_span else None
 
     def _note_end(self, event: Finished, token_ids: list[int], text: str) -> None:
         """The cache holds the prompt and the whole answer, but for a last token at most."""

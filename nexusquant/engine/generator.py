@@ -64,18 +64,20 @@ class Generator:
         return (yield from read_chunks(self._loaded.model, ids, cache))
 
     def settle(
-        self, newest_ids: Sequence[int], cache: CompressedCache
+        self, newest_ids: Sequence[int], cache: CompressedCache, least: int | None = None
     ) -> Events[RereadProgress, None, None]:
         """Evict among the short spans and the generated text of past turns, once they are enough.
 
         Args:
             newest_ids: The newest tokens that the cache has seen, up to the last one.
             cache: Where they are; no mark of a moment among them may be left.
+            least: How many are enough; None: the config's `min_span`.
 
         Yields:
             Progress after every chunk that is read again.
         """
-        yield from reread_chunks(self._loaded.model, torch.tensor([list(newest_ids)]), cache)
+        ids = torch.tensor([list(newest_ids)])
+        yield from reread_chunks(self._loaded.model, ids, cache, least)
         cache.finish_prefill()
 
     def generate(

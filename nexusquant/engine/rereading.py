@@ -21,7 +21,10 @@ LEAD = 8
 
 
 def reread_chunks(
-    model: PreTrainedModel, newest_ids: torch.Tensor, cache: CompressedCache
+    model: PreTrainedModel,
+    newest_ids: torch.Tensor,
+    cache: CompressedCache,
+    least: int | None = None,
 ) -> Generator[RereadProgress, None, None]:
     """Read again what the cache has to decide on, if its config wants that.
 
@@ -31,6 +34,7 @@ def reread_chunks(
         model: The model that filled the cache.
         newest_ids: The newest tokens that the cache has seen, up to the last one. [1, T].
         cache: What is read is scored in it; nothing is stored.
+        least: Fewer waiting tokens than these are left to wait; None: the config's `min_span`.
 
     Yields:
         Progress after every chunk.
@@ -43,7 +47,7 @@ def reread_chunks(
         return
     started = time.perf_counter()
     first = cache.num_seen_tokens - newest_ids.shape[1]
-    waiting = cache.waiting_tokens()
+    waiting = cache.waiting_tokens(least)
     if waiting and first > waiting.start:
         raise ValueError(
             f"Tokens from {waiting.start} on wait to be read again; newest_ids begin at {first}."
@@ -52,7 +56,7 @@ def reread_chunks(
     for start in range(waiting.start, waiting.stop, CHUNK_SIZE):
         stretch = range(start, min(start + CHUNK_SIZE, waiting.stop))
         begin = max(start - first - LEAD, 0)
-        with cache.rereading(stretch):
+        with cache.rereading(stretch, waiting):
             logits = forward(model, newest_ids[:, begin : stretch.stop - first], cache)
         if logits.is_cuda:
             torch.cuda.synchronize(logits.device)

@@ -66,6 +66,22 @@ def test_a_long_chat_of_short_turns_stays_within_its_budget(talkative: LoadedMod
     assert prompt + answer_of(list(conversation.reply(prompt, GREEDY))) == text
 
 
+def test_answers_between_long_prompts_are_thinned_out_too(talkative: LoadedModel) -> None:
+    conversation = Conversation(replace(talkative, end_ids=frozenset()), CONFIG)
+    cut_off = replace(GREEDY, max_new_tokens=100)
+    text, longest_turn = "", 0
+    for turn in range(8):
+        before = conversation.num_tokens
+        text += f"<user>{turn} is what I wanted to ask about. " + "Is it? " * 20 + "</>\n"
+        events = list(conversation.reply(text, cut_off))
+        text += "".join(getattr(event, "text", "") for event in events)
+        longest_turn = max(longest_turn, conversation.num_tokens - before)
+    usage = conversation.usage()
+    # each of two decisions a turn leaves a recent window behind that is no longer recent
+    most = EVICTION.keep_ratio * usage.num_seen_tokens + longest_turn + 32 + 8 * 2 * 16
+    assert usage.num_stored_tokens <= most
+
+
 def test_an_answer_asked_for_again_is_the_same_also_after_an_eviction(
     talkative: LoadedModel,
 ) -> None:
