@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,20 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 R_MANUAL = Path("/usr/share/R/doc/manual/R-intro.pdf")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def all_cores(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The real model uses every core; tiny ones are quickest on the threads they are given."""
+    if request.node.get_closest_marker("model") is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -142,8 +142,10 @@ def test_another_config_is_refused(model, saved):
 
 
 def test_another_format_version_is_refused(model, saved, monkeypatch):
-    monkeypatch.setattr(storage, "FORMAT_VERSION", storage.FORMAT_VERSION + 1)
-    with pytest.raises(CacheStateError, match=r"format version 2, this program reads version 3"):
+    written = storage.FORMAT_VERSION
+    monkeypatch.setattr(storage, "FORMAT_VERSION", written + 1)
+    told = f"format version {written}, this program reads version {written + 1}"
+    with pytest.raises(CacheStateError, match=told):
         load_cache(saved, model)
 
 

@@ -9,6 +9,7 @@ from transformers import DynamicCache
 import nexusquant
 from nexusquant import PRESETS, CompressedCache
 from nexusquant.engine.prefill import prefill_chunks
+from nexusquant.engine.rereading import reread_chunks
 
 pytestmark = pytest.mark.model
 
@@ -34,6 +35,8 @@ def test_4096_tokens_shrink_to_what_the_presets_promise(smollm, text_ids):
     safe = CompressedCache(smollm.model, PRESETS["safe"])
     for index, layer in enumerate(high.layers):
         safe.update(layer.recent[0][None], layer.recent[1][None], index)
+    for _ in reread_chunks(smollm.model, text_ids[:, :4096], high):
+        pass
     for cache, least in ((safe, 5.5), (high, 10)):
         cache.finish_prefill()
         usage = cache.usage()
