@@ -22,13 +22,13 @@ from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
-OURS = "Nexusquant"
+OURS, EVICTING = "Nexusquant", "Nexusquant, evicting"
 HIGHEST_KL = 2.0
 """Above this a model writes nonsense, and how much of it need not be drawn."""
 
 STYLES = {
     OURS: ("#c2410c", "circle", 4),
-    "Nexusquant, evicting": ("#fb923c", "circle-open", 3),
+    EVICTING: ("#fb923c", "circle-open", 3),
     "TurboQuant": ("#2563eb", "square", 2),
     "Hadamard E8": ("#0d9488", "diamond", 2),
     "transformers quanto": ("#7c3aed", "triangle-up", 2),
@@ -107,7 +107,9 @@ def print_comparison(
     """Print the KL of ours and of the best peer at equal bytes, and their quotient."""
     for factor in factors:
         bits = 16 / factor
-        kls = {family: kl_at(points, bits) for family, points in families.items()}
+        # peers remove nothing, so ours must not either
+        codes = {family: points for family, points in families.items() if family != EVICTING}
+        kls = {family: kl_at(points, bits) for family, points in codes.items()}
         ours = kls.pop(OURS, math.inf)
         best = min(kls, key=kls.__getitem__, default="")
         if math.inf in (ours, kls.get(best, math.inf)):
