@@ -22,7 +22,7 @@ def test_the_python_example_runs_as_written(data_dir: Path, tmp_path: Path) -> N
     done = subprocess.run(
         [sys.executable, "-c", example],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(os.cpu_count() or 1)},
         capture_output=True,
         text=True,
         check=False,

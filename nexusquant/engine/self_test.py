@@ -125,7 +125,6 @@ def self_test_steps(
     reports = []
     for number, name in enumerate(names):
         step = _step(names, number)
-        step = _step(names, number)
         found = yield from _measure(loaded, PRESETS[name], prefix, endings, step)
         reports.append(_compare(name, found, reference))
     num_compared = NUM_COMPARED + len(_RECALLED) - _NUM_CUE
