@@ -6,8 +6,8 @@ questions will be does not matter, so one choice serves them all.
 
 Reference:
     Kim et al., KVzip, arXiv 2505.23416, section 3. There the second reading attends to the whole
-    text; here it attends to the sinks, the stretch itself and what it has read again so far, which
-    is several times cheaper.
+    text; here it attends to the sinks, the stretch itself and what it has read again so far:
+    the cost of a long text grows with its length, not with the square of it.
 """
 
 from __future__ import annotations

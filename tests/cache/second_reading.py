@@ -17,6 +17,16 @@ REREADING = replace(EVICTING, eviction=RECONSTRUCTING)
 EARLY = replace(REREADING, exact_prefill_tokens=100)
 
 
+document = tiny_models.token_ids(300)
+
+
+def filled(model: PreTrainedModel, config: CompressionConfig = REREADING) -> CompressedCache:
+    """A cache that has read `document`, its span still open."""
+    cache = CompressedCache(model, config)
+    read(model, cache, document, chunk_size=60)
+    return cache
+
+
 def rereading(keep_ratio: float) -> CompressionConfig:
     """`REREADING` that keeps another share."""
     return replace(REREADING, eviction=replace(RECONSTRUCTING, keep_ratio=keep_ratio))

@@ -8,25 +8,17 @@ import pytest
 import tiny_models
 import torch
 from driving import read
-from second_reading import REREADING, reread, stretches
+from second_reading import REREADING, document, filled, reread, stretches
 from transformers import DynamicCache
 
-from nexusquant import CompressedCache, QuantConfig
+from nexusquant import QuantConfig
 
 NUM_TOKENS, NUM_SINKS, RECENT = 300, 4, 32
-
-document = tiny_models.token_ids(NUM_TOKENS)
 
 
 @pytest.fixture(scope="module")
 def model():
     return tiny_models.llama()
-
-
-def filled(model, config=REREADING):
-    cache = CompressedCache(model, config)
-    read(model, cache, document, chunk_size=60)
-    return cache
 
 
 def scores_of(model, config):

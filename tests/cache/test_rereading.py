@@ -14,6 +14,8 @@ from second_reading import (
     RECONSTRUCTING,
     REREADING,
     chat,
+    document,
+    filled,
     reread,
     rereading,
 )
@@ -23,19 +25,12 @@ from nexusquant import CacheStateError, CompressedCache, ScorerName
 
 NUM_TOKENS, NUM_SINKS, RECENT = 300, 4, 32
 
-document = tiny_models.token_ids(NUM_TOKENS)
 question = tiny_models.token_ids(9, seed=2)
 
 
 @pytest.fixture(scope="module")
 def model():
     return tiny_models.llama()
-
-
-def filled(model, config=REREADING):
-    cache = CompressedCache(model, config)
-    read(model, cache, document, chunk_size=60)
-    return cache
 
 
 @pytest.mark.parametrize("config", [REREADING, EARLY], ids=["exact", "coded early"])
