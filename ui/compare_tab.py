@@ -99,10 +99,15 @@ def offer_document(
     tab: gr.Tab, w: CompareWidgets, handlers: CompareHandlers, workspace_id: gr.State
 ) -> None:
     """Look for a document each time the tab is opened."""
+
+    def updates(view: CompareView) -> Updates:
+        # a button that was updated before its tab was first opened comes up without its label
+        return {**compare_updates(w, view), w.run: gr.update(value="Compare")}
+
     tab.select(
-        returned(handlers.document_choice, lambda view: compare_updates(w, view)),
+        returned(handlers.document_choice, updates),
         workspace_id,
-        w.with_document,
+        [w.with_document, w.run],
         **QUIET,
     )
 

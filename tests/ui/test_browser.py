@@ -274,6 +274,15 @@ def test_reading_can_be_stopped(page, site, document):
     assert not page.locator("#doc-box").is_visible()
 
 
+@pytest.mark.parametrize("tab", ["Chat", "Documents", "Compare", "Settings"])
+def test_every_button_says_what_it_does_when_its_tab_is_first_opened(page, tab):
+    open_tab(page, tab)
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('button')].every("
+        "b => !b.checkVisibility() || b.innerText.trim() || b.ariaLabel || b.title)"
+    )
+
+
 def test_two_settings_are_compared_side_by_side(page, site):
     site.script.token_delay_s = 0.04
     site.script.answer = lambda _prompt, config: (
