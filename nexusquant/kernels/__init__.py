@@ -3,6 +3,7 @@
 Knows lattice points and torch; knows no model, no cache and no transformers.
 """
 
+from nexusquant.kernels.backend import triton_problem
 from nexusquant.kernels.decode_attention import PackedView, packed_attention
 
-__all__ = ["PackedView", "packed_attention"]
+__all__ = ["PackedView", "packed_attention", "triton_problem"]
