@@ -233,7 +233,7 @@ print(json.dumps({
     "num_attention": len(before["attention"]),
     "cuda": torch.cuda.is_initialized(),
     "gradio": "gradio" in sys.modules,
-    "kernels": [name for name in sys.modules if name.endswith(("_kernel", "kernels.probe"))],
+    "kernels": [n for n in sys.modules if n.startswith("nexusquant.kernels") and "triton" in n],
 }))
 """
 

@@ -32,7 +32,7 @@ def triton_problem(device: torch.device) -> str | None:
 
 
 def _probe(device: torch.device) -> bool:
-    from nexusquant.kernels.probe import double
+    from nexusquant.kernels.triton_probe import double
 
     numbers = torch.arange(5, dtype=torch.int32, device=device)
     return bool((double(numbers) == 2 * numbers).all())

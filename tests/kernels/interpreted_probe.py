@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nexusquant.kernels.probe import double
+from nexusquant.kernels.triton_probe import double
 
 
 @pytest.mark.parametrize("count", [1, 63, 64, 65, 129])

@@ -41,7 +41,7 @@ def test_a_kernel_that_cannot_be_built_is_a_reason_and_no_crash(monkeypatch, err
 
 def test_a_broken_installation_of_triton_is_a_reason(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    for name in ("triton", "triton.errors", "nexusquant.kernels.probe"):
+    for name in ("triton", "triton.errors", "nexusquant.kernels.triton_probe"):
         monkeypatch.setitem(sys.modules, name, None)
     assert "ImportError" in backend.triton_problem(GPU) or "ModuleNotFound" in (
         backend.triton_problem(GPU)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from compiling import compile_for, each_capability
 
-from nexusquant.kernels.probe import double_kernel
+from nexusquant.kernels.triton_probe import double_kernel
 
 
 @each_capability

@@ -19,7 +19,7 @@ def test_a_wrong_result_in_the_interpreter_is_noticed(tmp_path):
     wrong = tmp_path / "interpreted_wrong.py"
     wrong.write_text(
         "import torch\n"
-        "from nexusquant.kernels.probe import double\n"
+        "from nexusquant.kernels.triton_probe import double\n"
         "def test_wrong():\n"
         "    numbers = torch.ones(3, dtype=torch.int32)\n"
         "    assert double(numbers).tolist() == [3, 3, 3]\n"
