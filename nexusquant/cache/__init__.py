@@ -8,6 +8,7 @@ from nexusquant.cache.profile_builder import ProfileBuilder
 from nexusquant.cache.profile_file import load_profile, save_profile
 from nexusquant.cache.storage import fingerprint
 from nexusquant.cache.usage import CacheUsage
+from nexusquant.kernels import triton_problem
 
 __all__ = [
     "ATTENTION_NAME",
@@ -24,5 +25,6 @@ __all__ = [
     "load_cache",
     "load_profile",
     "save_profile",
+    "triton_problem",
     "watched_keys",
 ]

@@ -261,7 +261,8 @@ class CompressedLayer(CacheLayerMixin):
                 for held in vectors
             ]
             positions = positions[index]
-        self.pages.append(*self.codec.encode(*vectors, positions), kept)
+        with self.pages.slots_for(vectors[0].shape[1], kept) as slots:
+            self.codec.encode_into(self.pages.pools, slots, *vectors, positions)
 
     def _fit(self) -> None:
         """Fit the keys' basis to the exact tokens at hand: there is no profile of the model."""

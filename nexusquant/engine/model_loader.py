@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from nexusquant.cache import ModelProfile
+from nexusquant.cache import ModelProfile, triton_problem
 from nexusquant.errors import OutOfMemoryError, UnsupportedModelError
 
 _UNLIMITED_CONTEXT = 1_000_000
@@ -80,6 +80,7 @@ def load_model(source: str | Path, device: str = "auto", dtype: str = "auto") ->
         raise UnsupportedModelError(_explain(source, error)) from error
     model.eval()
     name = Path(source).name if Path(source).is_dir() else str(source)
+    notes += kernel_notes(target)
     return LoadedModel(
         name, model, tokenizer, _context_length(config), _end_ids(model, tokenizer), target, notes
     )
@@ -103,6 +104,14 @@ def choose_device(device: str) -> tuple[torch.device, tuple[str, ...]]:
             f"The GPU cannot be used: {problem} Start with --device cpu, or mend that."
         )
     return torch.device("cpu"), (f"Running on the CPU: {problem}",)
+
+
+def kernel_notes(device: torch.device) -> tuple[str, ...]:
+    """Say on a GPU that its kernels cannot be used, if so."""
+    problem = None if device.type == "cpu" else triton_problem(device)
+    if problem is None:
+        return ()
+    return (f"Compressed memory is slower than it could be: no GPU kernels, {problem}.",)
 
 
 def _cuda_problem() -> str | None:

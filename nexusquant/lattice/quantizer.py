@@ -28,10 +28,10 @@ SCALE_FACTORS = (0.85, 1.0, 1.18)
 # values coded at a time: bounds the float32 temporaries, and small ones stay in a CPU's cache
 _VALUES_PER_SLICE = 2**18
 # inputs beyond this are far above the largest scale; clamping keeps their squares finite
-_LARGEST_INPUT = 1e15
+LARGEST_INPUT = 1e15
 # a rescaled reconstruction may leave its step by these factors, so that a vector that the
 # codebook cannot point at keeps a sane size
-_LEAST_RESCALE, _MOST_RESCALE = 0.25, 4.0
+LEAST_RESCALE, MOST_RESCALE = 0.25, 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +134,11 @@ class E8Quantizer:
         """The basis rows of stored coordinates. [..., num_coded, D], float32."""
         return self._rows(self.num_coded)
 
+    @property
+    def encoder(self) -> Tensor:
+        """What gives the stored coordinates; undoes the rounded basis. [..., D, num_coded]."""
+        return torch.linalg.inv(self._rows(self.dim).double())[..., : self.num_coded].float()
+
     def encode(self, vectors: Tensor, positions: Tensor | None = None) -> PackedVectors:
         """Code vectors so that, up to the rounding of the scale, <x, x_hat> = <x, x>.
 
@@ -158,13 +163,12 @@ class E8Quantizer:
         *batch, num_vectors, _ = vectors.shape
         codes = vectors.new_empty(*batch, num_vectors, sum(self.widths), dtype=torch.uint8)
         scales = vectors.new_empty(*batch, num_vectors, dtype=torch.uint8)
-        # its first columns give the stored coordinates; rounding of the basis is undone exactly
-        encoder = torch.linalg.inv(self._rows(self.dim).double())[..., : self.num_coded].float()
+        encoder = self.encoder
         values_per_row = max(1, vectors[..., :1, :].numel())
         rows = max(1, _VALUES_PER_SLICE // values_per_row)
         for start in range(0, num_vectors, rows):
             part = slice(start, start + rows)
-            x = vectors[..., part, :].float().clamp(-_LARGEST_INPUT, _LARGEST_INPUT)
+            x = vectors[..., part, :].float().clamp(-LARGEST_INPUT, LARGEST_INPUT)
             y = (x if self.mean is None else x - self.mean) @ encoder
             if positions is not None:
                 y *= token_signs(positions[..., part]).unsqueeze(-1)
@@ -228,7 +232,7 @@ class E8Quantizer:
             scale = round_scale(rms * factor)
             fields, points = self._nearest(y / scale.unsqueeze(-1))
             aligned = (y * points * metric).sum(dim=-1).clamp(min=1e-12)
-            rescale = (energy / (aligned * scale)).clamp(_LEAST_RESCALE, _MOST_RESCALE)
+            rescale = (energy / (aligned * scale)).clamp(LEAST_RESCALE, MOST_RESCALE)
             unbiased = scale * rescale
             codes = encode_scale(unbiased)
             # what stays beside the vector, and what rounding the scale adds, up or down alike
