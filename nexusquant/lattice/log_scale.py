@@ -20,8 +20,11 @@ SPREAD, STEEPNESS = 1.09, 40.0
 CODE_OF_ONE = 128
 """Code of the scale 1."""
 
-_ROUNDING_STEPS = 256
-_LOWEST_EXPONENT = -SPREAD * math.sinh((CODE_OF_ONE - 1) / STEEPNESS)
+ROUNDING_STEPS = 256
+"""Steps of an octave on which scales are tried."""
+
+LOWEST_EXPONENT = -SPREAD * math.sinh((CODE_OF_ONE - 1) / STEEPNESS)
+"""Binary logarithm of the smallest scale above zero, which has code 1."""
 
 
 def encode_scale(scale: Tensor) -> Tensor:
@@ -37,7 +40,7 @@ def encode_scale(scale: Tensor) -> Tensor:
     scale = scale.float()
     steps = STEEPNESS * torch.asinh(scale.log2() / SPREAD)
     codes = (steps.round() + CODE_OF_ONE).clamp(1, 255)
-    is_nothing = scale < 2.0 ** (_LOWEST_EXPONENT - 1)
+    is_nothing = scale < 2.0 ** (LOWEST_EXPONENT - 1)
     return codes.masked_fill(is_nothing, 0).to(torch.uint8)
 
 
@@ -75,5 +78,5 @@ def round_scale(scale: Tensor) -> Tensor:
     Returns:
         Scales, the smallest coded one or more. Same shape.
     """
-    steps = (scale.clamp(min=2.0**_LOWEST_EXPONENT).log2() * _ROUNDING_STEPS).round()
-    return (steps / _ROUNDING_STEPS).exp2()
+    steps = (scale.clamp(min=2.0**LOWEST_EXPONENT).log2() * ROUNDING_STEPS).round()
+    return (steps / ROUNDING_STEPS).exp2()

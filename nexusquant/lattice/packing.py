@@ -33,6 +33,29 @@ class PackedVectors(NamedTuple):
     scales: Tensor
 
 
+class CodeLayout(NamedTuple):
+    """Which groups the words and the bytes of single bits of a whole vector belong to, in order.
+
+    Args:
+        words: Group and digit of each word.
+        singles: Group of each byte of single bits.
+    """
+
+    words: tuple[tuple[int, int], ...]
+    singles: tuple[int, ...]
+
+    @classmethod
+    def of(cls, widths: tuple[int, ...]) -> CodeLayout:
+        """The layout of a vector whose groups have these bits, falling."""
+        words: list[tuple[int, int]] = []
+        singles: list[int] = []
+        for width in dict.fromkeys(filter(None, widths)):
+            groups = [group for group, of_group in enumerate(widths) if of_group == width]
+            words += [(group, digit) for digit in range(width // 2) for group in groups]
+            singles += groups if width % 2 else []
+        return cls(tuple(words), tuple(singles))
+
+
 def word_bytes(num_groups: int, bits: int) -> int:
     """Bytes of the words that so many groups of eight fields fill; single bits come after them."""
     return num_groups * (bits // 2) * WORD_BYTES

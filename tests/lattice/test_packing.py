@@ -23,7 +23,7 @@ def test_digits_of_two_bits_fill_words_and_the_top_bits_of_odd_widths_bytes(data
         expected += bytes(
             sum((f >> (bits - 1)) << i for i, f in enumerate(group)) for group in groups
         )
-    packed = pack_fields(torch.tensor(sum(groups, []), dtype=torch.uint8), bits)
+    packed = pack_fields(torch.tensor(groups, dtype=torch.uint8).flatten(), bits)
     assert bytes(packed.tolist()) == expected
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 import triton
 
+from nexusquant.config import CODE_BITS
 from nexusquant.kernels.encode.triton_kernel import encode_kernel
 from nexusquant.lattice import STEP_PER_RMS, E8Quantizer, PackedVectors, Pairing, Rotary
+from nexusquant.lattice.packing import WORD_BYTES, CodeLayout
 
 _PAIRINGS = {Pairing.NONE: 0, Pairing.HALVES: 1, Pairing.NEIGHBOURS: 2}
 _CHUNK, _NUM_WARPS, _VALUES_PER_TILE = 32, 8, 4096
@@ -119,11 +122,27 @@ def _head_stride(tensor: torch.Tensor | None, num_dims: int) -> int:
 @functools.lru_cache(maxsize=1024)
 def _tables(
     widths: tuple[int, ...], num_groups: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bits of each group and the step over the RMS for them. [num_groups], int32 and float32."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What the kernel has to know of widths.
+
+    Returns:
+        Bits of each group, int32, and the step over the RMS for them, float32, [num_groups]; and
+        where their bytes are, [digits + 1, num_groups], int32.
+    """
     padded = [*filter(None, widths), *[0] * num_groups][:num_groups]
     units = [STEP_PER_RMS.get(width, 0.0) for width in padded]
     return (
         torch.tensor(padded, dtype=torch.int32, device=device),
         torch.tensor(units, device=device),
+        _byte_places(padded).to(device),
     )
+
+
+def _byte_places(widths: Sequence[int]) -> torch.Tensor:
+    layout = CodeLayout.of(tuple(widths))
+    places = torch.full((max(CODE_BITS) // 2 + 1, len(widths)), -1, dtype=torch.int32)
+    for number, (group, digit) in enumerate(layout.words):
+        places[digit, group] = WORD_BYTES * number
+    for number, group in enumerate(layout.singles):
+        places[-1, group] = WORD_BYTES * len(layout.words) + number
+    return places
