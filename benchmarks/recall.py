@@ -26,8 +26,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from recall_protocol import Held, answered, ask, compress, held_vectors, observations  # noqa: E402
-from recall_summary import OURS, WHOLE, open_results, print_summary, write_results  # noqa: E402
-from recall_tasks import MANUAL, SUMMARY, TASKS, Context, make_context  # noqa: E402
+from recall_summary import (  # noqa: E402
+    OURS,
+    SUMMARY,
+    WHOLE,
+    open_results,
+    print_summary,
+    write_results,
+)
+from recall_tasks import MANUAL, TASKS, Context, make_context  # noqa: E402
 
 import nexusquant  # noqa: E402
 from nexusquant.documents import extract  # noqa: E402
@@ -60,6 +67,7 @@ def main() -> None:
             context = make_context(task, loaded.tokenizer, source, options.tokens, seed)
             results["rows"].append(_measure(loaded, profile, context, seed, options.peer))
             write_results(options.out, results)
+    write_results(options.out, results)
     print_summary(results)
 
 

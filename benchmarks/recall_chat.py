@@ -133,6 +133,7 @@ def main() -> None:
                 script = make_script(loaded, texts[seed % len(texts)], facts, num_turns, rng)
                 results["rows"].append(_measure(loaded, script, facts, seed))
                 write_results(options.out, results)
+    write_results(options.out, results)
     print_summary(results)
 
 

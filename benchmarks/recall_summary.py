@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 OURS, WHOLE = "reconstruction", "safe"
+SUMMARY = "summary"
+"""The task whose answers count token by token."""
 NUM_RESAMPLES = 2000
 
 Counts = Sequence[tuple[int, ...]]
@@ -40,6 +42,7 @@ def _line(task: str, method: str, rows: Sequence[dict]) -> dict:
     line = {"task": task, "method": method} | _rounded(counts, _share, "recall", "low", "high")
     line |= {
         "num_questions": sum(row["num_questions"] for row in tried),
+        "unit": "tokens" if task == SUMMARY else "questions",
         "num_found_uncompressed": sum(row["uncompressed"] for row in tried),
         "num_texts": len(tried),
         "least_factor": min(row["methods"][method]["factor"] for row in tried),
@@ -118,5 +121,5 @@ def print_summary(results: dict) -> None:
         print(
             f"{row['task']:14} {row['method']:28} recall {row['recall']:.3f} "
             f"[{row['low']:.3f}, {row['high']:.3f}]  at least {row['least_factor']:.1f}x  "
-            f"{row['num_texts']} texts, {row['num_questions']} questions  {difference}"
+            f"{row['num_texts']} texts, {row['num_questions']} {row['unit']}  {difference}"
         )

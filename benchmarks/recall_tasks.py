@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from recall_manual import completions
+from recall_summary import SUMMARY
 from transformers import PreTrainedTokenizerBase
 
 
@@ -55,7 +56,7 @@ class Fact:
 
 FACTS = json.loads((Path(__file__).parent / "recall_facts.json").read_text(encoding="utf-8"))
 _NUM_FACTS = {"needles": 8, "same sentence": 8, "key-value": 16}
-MANUAL, SUMMARY = "manual", "summary"
+MANUAL = "manual"
 _NUM_COMPLETIONS = 24
 _SUMMARY_LEADS = (
     "\n\nSummary of the text above:",

@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.write_readme import README, RESULTS, ROOT, TABLES, with_tables
+from benchmarks.write_readme import (
+    README,
+    RESULTS,
+    ROOT,
+    RULES,
+    TABLES,
+    recall_table,
+    with_tables,
+)
 from nexusquant import PRESETS
 
 
@@ -41,9 +49,29 @@ def test_the_tables_are_the_ones_that_were_measured() -> None:
 def test_the_tables_are_of_the_presets_as_they_are() -> None:
     presets = json.loads((RESULTS / "presets.json").read_text(encoding="utf-8"))
     assert [row["preset"] for row in presets["rows"]] == list(PRESETS)
-    recall = json.loads((RESULTS / "recall.json").read_text(encoding="utf-8"))
     ratios = {n: c.eviction.keep_ratio for n, c in PRESETS.items() if c.eviction}
-    assert recall["keep_ratios"] == ratios
+    measured = [json.loads(path.read_text("utf-8")) for path in RESULTS.glob("recall*.json")]
+    assert measured
+    assert all(recall["keep_ratios"] == ratios for recall in measured)
+
+
+def test_the_recall_table_has_every_task_and_the_first_one_with_every_rule() -> None:
+    row = {"recall": 0.5, "low": 0.4, "high": 0.6, "least_factor": 10, "num_questions": 8}
+    rows = [
+        {**row, "task": task, "method": f"{rule} {preset}"}
+        for task in ("needles", "summary")
+        for rule, presets in (("reconstruction", ("safe", "max")), ("snapkv", ("max",)))
+        for preset in presets
+    ]
+    table = recall_table({"model": "M", "keep_ratios": {"max": 0.1}, "summary": rows})
+    cell = "0.50 (0.40-0.60) at 10.0x"
+    assert table.splitlines() == [
+        "| M | Safe | Max |",
+        "|---|---|---|",
+        f"| needles, 8 questions: {RULES['reconstruction']} | {cell} | {cell} |",
+        f"| summary, 8 questions: {RULES['reconstruction']} | {cell} | {cell} |",
+        f"| needles, 8 questions: SnapKV | - | {cell} |",
+    ]
 
 
 def test_pictures_and_files_that_readme_names_exist() -> None:
