@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.write_readme import (
     README,
@@ -21,11 +22,16 @@ from benchmarks.write_readme import (
     with_tables,
 )
 from nexusquant import PRESETS
+from nexusquant.eviction import Observation
+
+
+def python_blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.mark.model
 def test_the_python_example_runs_as_written(data_dir: Path, tmp_path: Path) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    example, _ = python_blocks()
     (tmp_path / "data").symlink_to(data_dir, target_is_directory=True)
     done = subprocess.run(
         [sys.executable, "-c", example],
@@ -38,6 +44,18 @@ def test_the_python_example_runs_as_written(data_dir: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split(" times smaller")[0]) > 4
     assert "Marta" in done.stdout
+
+
+def test_the_scorer_that_is_shown_keeps_what_scorers_promise() -> None:
+    _, example = python_blocks()
+    names: dict = {}
+    exec(example, names)
+    values = torch.ones(2, 5, 4)
+    values[:, 3] *= 6
+    seen = Observation(torch.ones(4, 1, 4), torch.ones(2, 5, 4), values, 5, 1.0)
+    scores = names["ValueNormScorer"]().score(seen)
+    assert scores.argmax(dim=1).tolist() == [3, 3]
+    torch.testing.assert_close(scores.mean(dim=1), torch.ones(2))
 
 
 def test_the_tables_are_the_ones_that_were_measured() -> None:
