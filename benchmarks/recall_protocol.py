@@ -23,7 +23,7 @@ from nexusquant.cache.layer import CompressedLayer
 from nexusquant.eviction import Observation, select_kept
 
 _BATCHED = "recall_batched"
-_MOST_TRIES = 4
+_MOST_TRIES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,9 @@ def compress(
         missing = least_bytes - usage.stored_bytes
         if scores is None or missing <= 0 or eviction.keep_ratio == 1:
             break
-        more = eviction.keep_ratio * (1 + missing / dict(usage.bytes_by_part)["codes"])
+        # a little more than what is missing: new pairs fill pages up before they open others
+        step = 1.1 * missing / dict(usage.bytes_by_part)["codes"] + 0.001
+        more = eviction.keep_ratio * (1 + step)
         eviction = replace(eviction, keep_ratio=min(1.0, more))
     return cache
 
