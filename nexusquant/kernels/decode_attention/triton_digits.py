@@ -32,23 +32,24 @@ def _take_out(masks: list[tuple[int, str]]) -> str:
     return "\n".join(lines)
 
 
-_FOLD = "shr.b32 f, {0}, {1};\nxor.b32 {0}, {0}, f;\n"
+def _fold(shifts: tuple[int, ...], start: str) -> str:
+    folds = "".join(f"shr.b32 f, p, {shift};\nxor.b32 p, p, f;\n" for shift in shifts)
+    return "{\n.reg .b32 f, p;\n" + start + folds + "and.b32 p, p, 0x00010001;\nmul.lo.u32 $0, p, 0x3C00;\n}"
+
 
 WORDS_ASM = tl.constexpr(
-    "{\n.reg .b32 s, f, p, one;\nmov.b32 one, 0x64006400;\nshr.b32 s, $9, 6;\n"
-    + _take_out([(3 << 2 * i, "$9") for i in range(5)] + [(3 << 2 * i, "s") for i in (2, 3, 4)])
-    + "\nand.b32 p, $9, 0x55555555;\n"
-    + "".join(_FOLD.format("p", shift) for shift in (8, 4, 2))
-    + "and.b32 p, p, 0x00010001;\nmul.lo.u32 $8, p, 0x3C00;\n}"
+    "{\n.reg .b32 s, one;\nmov.b32 one, 0x64006400;\nshr.b32 s, $8, 6;\n"
+    + _take_out([(3 << 2 * i, "$8") for i in range(5)] + [(3 << 2 * i, "s") for i in (2, 3, 4)])
+    + "\n}"
 )
 SINGLES_ASM = tl.constexpr(
-    "{\n.reg .b32 f, p, one;\nmov.b32 one, 0x64006400;\n"
-    + _take_out([(1 << i, "$9") for i in range(8)])
-    + "\nmov.b32 p, $9;\n"
-    + "".join(_FOLD.format("p", shift) for shift in (4, 2, 1))
-    + "and.b32 p, p, 0x00010001;\nmul.lo.u32 $8, p, 0x3C00;\n}"
+    "{\n.reg .b32 one;\nmov.b32 one, 0x64006400;\n"
+    + _take_out([(1 << i, "$8") for i in range(8)])
+    + "\n}"
 )
-CONSTRAINTS = tl.constexpr(",".join(["=&r"] * 9 + ["r"]))
+CONSTRAINTS = tl.constexpr(",".join(["=&r"] * 8 + ["r"]))
+WORD_PARITY_ASM = tl.constexpr(_fold((8, 4, 2), "and.b32 p, $1, 0x55555555;\n"))
+SINGLE_PARITY_ASM = tl.constexpr(_fold((4, 2, 1), "mov.b32 p, $1;\n"))
 
 
 @triton.jit
@@ -72,13 +73,11 @@ def digits_of_words(
         low = tl.load(codes + place, mask=is_there, other=0).to(tl.int16)
         packed = low | (tl.load(codes + place + 1, mask=is_there, other=0).to(tl.int16) << 8)
     if IS_FAST:
-        d0, d1, d2, d3, d4, d5, d6, d7, parity = tl.inline_asm_elementwise(
-            WORDS_ASM,
-            CONSTRAINTS,
-            [packed],
-            dtype=(tl.float16,) * 9,
-            is_pure=True,
-            pack=2,
+        d0, d1, d2, d3, d4, d5, d6, d7 = tl.inline_asm_elementwise(
+            WORDS_ASM, CONSTRAINTS, [packed], dtype=(tl.float16,) * 8, is_pure=True, pack=2
+        )
+        parity = tl.inline_asm_elementwise(
+            WORD_PARITY_ASM, "=r,r", [packed], dtype=tl.float16, is_pure=True, pack=2
         )
     else:
         wide = packed.to(tl.int32)
@@ -94,7 +93,7 @@ def digits_of_words(
         odd = odd ^ (odd >> 8)
         odd = odd ^ (odd >> 4)
         parity = ((odd ^ (odd >> 2)) & 1).to(tl.float16)
-    digits = _side_by_side(d0, d1, d2, d3, d4, d5, d6, d7)
+    digits = _digit_by_digit(d0, d1, d2, d3, d4, d5, d6, d7)
     return tl.reshape(digits, (PAGE, WORDS * 8)), parity
 
 
@@ -113,13 +112,11 @@ def digits_of_singles(
     place = slot[:, None] * BYTES + byte[None, :]
     packed = tl.load(codes + place, mask=(byte < COUNT)[None, :], other=0).to(tl.int16)
     if IS_FAST:
-        d0, d1, d2, d3, d4, d5, d6, d7, parity = tl.inline_asm_elementwise(
-            SINGLES_ASM,
-            CONSTRAINTS,
-            [packed],
-            dtype=(tl.float16,) * 9,
-            is_pure=True,
-            pack=2,
+        d0, d1, d2, d3, d4, d5, d6, d7 = tl.inline_asm_elementwise(
+            SINGLES_ASM, CONSTRAINTS, [packed], dtype=(tl.float16,) * 8, is_pure=True, pack=2
+        )
+        parity = tl.inline_asm_elementwise(
+            SINGLE_PARITY_ASM, "=r,r", [packed], dtype=tl.float16, is_pure=True, pack=2
         )
     else:
         wide = packed.to(tl.int32)
@@ -134,13 +131,17 @@ def digits_of_singles(
         odd = wide ^ (wide >> 4)
         odd = odd ^ (odd >> 2)
         parity = ((odd ^ (odd >> 1)) & 1).to(tl.float16)
-    digits = _side_by_side(d0, d1, d2, d3, d4, d5, d6, d7)
+    if SINGLES < 16:
+        # a matrix product sums over 16 at least
+        parity = tl.permute(tl.join(parity, tl.zeros_like(parity)), (0, 2, 1))
+        parity = tl.reshape(parity, (PAGE, SINGLES * 2))
+    digits = _digit_by_digit(d0, d1, d2, d3, d4, d5, d6, d7)
     return tl.reshape(digits, (PAGE, SINGLES * 8)), parity
 
 
 @triton.jit
-def _side_by_side(d0, d1, d2, d3, d4, d5, d6, d7):
-    """[..., 2, 2, 2], the first digit first."""
+def _digit_by_digit(d0, d1, d2, d3, d4, d5, d6, d7):
+    """The first digits of all words, then the second ones. [tokens, 2, 2, 2, words]."""
     even = tl.join(tl.join(d0, d4), tl.join(d2, d6))
     odd = tl.join(tl.join(d1, d5), tl.join(d3, d7))
-    return tl.join(even, odd)
+    return tl.permute(tl.join(even, odd), (0, 2, 3, 4, 1))

@@ -16,6 +16,20 @@ from nexusquant.lattice.log_scale import CODE_OF_ONE, SPREAD, STEEPNESS
 LN2 = tl.constexpr(0.6931471805599453)
 ONE, WIDEST, STEEP = (tl.constexpr(number) for number in (CODE_OF_ONE, SPREAD, STEEPNESS))
 NOTHING = tl.constexpr(-1e30)
+LARGEST = tl.constexpr(14.0)
+TURN, HIGH_TURN, LOW_TURN = (
+    tl.constexpr(number) for number in (0.15915494309189535, 6.2831854820251465, -1.7484556e-7)
+)
+
+
+ROTATE_ASM = tl.constexpr("""{
+.reg .b32 t;
+mul.rn.f16x2 t, $3, $5;
+neg.f16x2 t, t;
+fma.rn.f16x2 $0, $2, $4, t;
+mul.rn.f16x2 t, $2, $5;
+fma.rn.f16x2 $1, $3, $4, t;
+}""")
 
 
 @triton.jit
@@ -45,7 +59,6 @@ def split_kernel(
     softcap,
     maxima,
     totals,
-    value_maxima,
     weighted,
     weight_sums,
     pages_per_part,
@@ -98,7 +111,8 @@ def split_kernel(
     if NUM_KEY_SINGLES > 0:
         singles_left = _rows(basis, row_units, key_rows, key_factors, key_rows_of_singles, left, turned, DIM)
         singles_right = _rows(basis, row_units, key_rows, key_factors, key_rows_of_singles, right, turned, DIM)
-        single_parity = KEY_WORDS + tl.arange(0, KEY_SINGLES)
+        ODD_KEYS: tl.constexpr = KEY_SINGLES if KEY_SINGLES > 16 else 16
+        single_parity = KEY_WORDS + tl.arange(0, ODD_KEYS)
         odd_left = _parity_rows(basis, row_units, parity_groups, single_parity, left, turned, DIM)
         odd_right = _parity_rows(basis, row_units, parity_groups, single_parity, right, turned, DIM)
     offset_left = _offset_row(basis, row_units, offsets, num_coded, left, turned, DIM)
@@ -117,22 +131,22 @@ def split_kernel(
     query_right = query_right.to(tl.float32) * logit_scaling
 
     maximum = tl.full((QUERIES,), NOTHING, tl.float32)
-    total = tl.zeros((QUERIES,), tl.float32)
-    value_maximum = tl.full((QUERIES,), NOTHING, tl.float32)
-    weight_sum = tl.zeros((QUERIES,), tl.float32)
+    total = tl.zeros((PAGE, QUERIES), tl.float32)
+    weight_sum = tl.zeros((PAGE, QUERIES), tl.float32)
     of_words = tl.zeros((VALUE_WORDS * 8, QUERIES), tl.float32)
     of_parity = tl.zeros((VALUE_WORDS, QUERIES), tl.float32)
     if NUM_VALUE_SINGLES > 0:
+        ODD_ROWS: tl.constexpr = VALUE_SINGLES if VALUE_SINGLES > 16 else 16
         of_singles = tl.zeros((VALUE_SINGLES * 8, QUERIES), tl.float32)
-        of_odd = tl.zeros((VALUE_SINGLES, QUERIES), tl.float32)
+        of_odd = tl.zeros((ODD_ROWS, QUERIES), tl.float32)
 
     if IS_WHOLE:
         angle = slot.to(tl.float32)[:, None] * speed[None, :]
-        cosine = _cos(angle, IS_FAST)
-        sine = _sin(angle, IS_FAST)
+        cosine = _cos(angle, IS_FAST).to(tl.float16)
+        sine = _sin(angle, IS_FAST).to(tl.float16)
 
     first_page = part * pages_per_part
-    end_page = tl.minimum(first_page + pages_per_part, tl.cdiv(length, PAGE))
+    end_page = tl.minimum(first_page + pages_per_part, tl.cdiv(length, PAGE)).to(tl.int32)
     for page_index in range(first_page, end_page):
         page = tl.load(page_table + head * table_head + page_index).to(tl.int64)
         is_there = page_index * PAGE + slot < length
@@ -145,52 +159,67 @@ def split_kernel(
             )
             anchor = tl.load(positions + head * positions_head + page_index * PAGE)
             angle = (token - anchor).to(tl.float32)[:, None] * speed[None, :]
-            cosine = _cos(angle, IS_FAST)
-            sine = _sin(angle, IS_FAST)
+            cosine = _cos(angle, IS_FAST).to(tl.float16)
+            sine = _sin(angle, IS_FAST).to(tl.float16)
         sign = (1 - 2 * (token & 1)).to(tl.float32)
 
+        turn = _within_a_turn(anchor.to(tl.float32) * speed)
+        turn_cosine = _cos(turn, IS_FAST)[None, :]
+        turn_sine = _sin(turn, IS_FAST)[None, :]
+        back_left = query_left * turn_cosine + query_right * turn_sine
+        back_right = query_right * turn_cosine - query_left * turn_sine
+        narrow_left = tl.trans(back_left.to(tl.float16))
+        narrow_right = tl.trans(back_right.to(tl.float16))
+
         codes = key_codes + page * (PAGE * KEY_BYTES)
-        words, parity = digits_of_words(codes, slot, KEY_BYTES, NUM_KEY_WORDS, KEY_WORDS, PAGE, IS_FAST)
+        words, parity = digits_of_words(
+            codes, slot, KEY_BYTES, NUM_KEY_WORDS, KEY_WORDS, PAGE, IS_FAST
+        )
         keys_left = tl.dot(words, words_left)
-        keys_left = tl.dot(parity, parity_left, keys_left)
         keys_right = tl.dot(words, words_right)
+        keys_left = tl.dot(parity, parity_left, keys_left)
         keys_right = tl.dot(parity, parity_right, keys_right)
         if NUM_KEY_SINGLES > 0:
             singles, odd = digits_of_singles(
-                codes + 2 * NUM_KEY_WORDS, slot, KEY_BYTES, NUM_KEY_SINGLES, KEY_SINGLES, PAGE, IS_FAST
+                codes + 2 * NUM_KEY_WORDS,
+                slot,
+                KEY_BYTES,
+                NUM_KEY_SINGLES,
+                KEY_SINGLES,
+                PAGE,
+                IS_FAST,
             )
             keys_left = tl.dot(singles, singles_left, keys_left)
-            keys_left = tl.dot(odd, odd_left, keys_left)
             keys_right = tl.dot(singles, singles_right, keys_right)
+            keys_left = tl.dot(odd, odd_left, keys_left)
             keys_right = tl.dot(odd, odd_right, keys_right)
+        keys_left = (keys_left + offset_left[None, :]).to(tl.float16)
+        keys_right = (keys_right + offset_right[None, :]).to(tl.float16)
+        rotated_left, rotated_right = _rotate(keys_left, keys_right, cosine, sine, IS_FAST)
+        logits = tl.dot(rotated_left, narrow_left)
+        logits = tl.dot(rotated_right, narrow_right, logits)
         scale = sign * tl.exp2(_exponent(tl.load(key_scales + page * PAGE + slot)))
-        keys_left = (keys_left + offset_left[None, :]) * scale[:, None] + mean_left[None, :]
-        keys_right = (keys_right + offset_right[None, :]) * scale[:, None] + mean_right[None, :]
-        rotated_left = keys_left * cosine - keys_right * sine
-        rotated_right = keys_right * cosine + keys_left * sine
-        turn = anchor.to(tl.float32) * speed
-        turn_cosine = tl.cos(turn)[None, :]
-        turn_sine = tl.sin(turn)[None, :]
-        back_left = query_left * turn_cosine + query_right * turn_sine
-        back_right = query_right * turn_cosine - query_left * turn_sine
-        logits = tl.dot(rotated_left.to(tl.float16), tl.trans(back_left.to(tl.float16)))
-        logits = tl.dot(rotated_right.to(tl.float16), tl.trans(back_right.to(tl.float16)), logits)
+        logits = logits * scale[:, None]
+        if HAS_MEAN:
+            # the mean turns like a key, but is the same for all: two more products
+            along = back_left * mean_left[None, :] + back_right * mean_right[None, :]
+            across = back_right * mean_left[None, :] - back_left * mean_right[None, :]
+            logits = tl.dot(cosine, tl.trans(along.to(tl.float16)), logits)
+            logits = tl.dot(sine, tl.trans(across.to(tl.float16)), logits)
         if HAS_SOFTCAP:
             logits = softcap * (2 / (1 + tl.exp2(-2 / LN2 * logits / softcap)) - 1)
         logits = tl.where(is_there[:, None], logits / LN2, float("-inf"))
 
-        new_maximum = tl.maximum(maximum, tl.max(logits, axis=0))
-        total = total * tl.exp2(maximum - new_maximum) + tl.sum(
-            tl.exp2(logits - new_maximum[None, :]), axis=0
-        )
+        # values have scales: with them in the maximum, no weight overflows
+        exponent = _exponent(tl.load(value_scales + page * PAGE + slot))
+        exponents = logits + exponent[:, None]
+        heights = logits + tl.maximum(exponent, -LARGEST)[:, None]
+        new_maximum = tl.maximum(maximum, tl.max(heights, axis=0))
+        shrink = tl.exp2(maximum - new_maximum)
         maximum = new_maximum
-        # values have scales: their weights get a maximum of their own, so that none overflows
-        exponents = logits + _exponent(tl.load(value_scales + page * PAGE + slot))[:, None]
-        new_maximum = tl.maximum(value_maximum, tl.max(exponents, axis=0))
-        shrink = tl.exp2(value_maximum - new_maximum)
-        value_maximum = new_maximum
-        weights = tl.exp2(exponents - new_maximum[None, :]) * sign[:, None]
-        weight_sum = weight_sum * shrink + tl.sum(weights, axis=0)
+        total = total * shrink[None, :] + tl.exp2(logits - maximum[None, :])
+        weights = tl.exp2(exponents - maximum[None, :]) * sign[:, None]
+        weight_sum = weight_sum * shrink[None, :] + weights
         narrow = weights.to(tl.float16)
         codes = value_codes + page * (PAGE * VALUE_BYTES)
         words, parity = digits_of_words(
@@ -213,11 +242,11 @@ def split_kernel(
 
     place = (head * num_parts + part) * QUERIES + lane
     tl.store(maxima + place, maximum)
-    tl.store(totals + place, total)
-    tl.store(value_maxima + place, value_maximum)
-    tl.store(weight_sums + place, weight_sum)
-    SINGLE_ROWS: tl.constexpr = VALUE_SINGLES * 9 if NUM_VALUE_SINGLES > 0 else 0
-    ROWS: tl.constexpr = VALUE_WORDS * 9 + SINGLE_ROWS
+    tl.store(totals + place, tl.sum(total, axis=0))
+    tl.store(weight_sums + place, tl.sum(weight_sum, axis=0))
+    ROWS: tl.constexpr = VALUE_WORDS * 9 + (
+        VALUE_SINGLES * 8 + ODD_ROWS if NUM_VALUE_SINGLES > 0 else 0
+    )
     weighted += (head * num_parts + part) * ROWS * QUERIES + lane[None, :]
     row = tl.arange(0, VALUE_WORDS * 8)
     tl.store(weighted + row[:, None] * QUERIES, of_words)
@@ -226,7 +255,7 @@ def split_kernel(
     if NUM_VALUE_SINGLES > 0:
         row = VALUE_WORDS * 9 + tl.arange(0, VALUE_SINGLES * 8)
         tl.store(weighted + row[:, None] * QUERIES, of_singles)
-        row = VALUE_WORDS * 9 + VALUE_SINGLES * 8 + tl.arange(0, VALUE_SINGLES)
+        row = VALUE_WORDS * 9 + VALUE_SINGLES * 8 + tl.arange(0, ODD_ROWS)
         tl.store(weighted + row[:, None] * QUERIES, of_odd)
 
 
@@ -281,6 +310,24 @@ def _exponent(code):
     """Binary logarithm of the scale that a code stands for."""
     growth = tl.exp2((code.to(tl.float32) - ONE) / (STEEP * LN2))
     return tl.where(code == 0, float("-inf"), (growth - 1.0 / growth) * (WIDEST / 2))
+
+
+@triton.jit
+def _within_a_turn(angle):
+    """The angle less whole turns, to the last bits of what it was."""
+    number = tl.floor(angle * TURN + 0.5)
+    return tl.fma(-number, LOW_TURN, tl.fma(-number, HIGH_TURN, angle))
+
+
+@triton.jit
+def _rotate(left, right, cosine, sine, IS_FAST: tl.constexpr):
+    """Turn pairs; all float16."""
+    if IS_FAST:
+        return tl.inline_asm_elementwise(
+            ROTATE_ASM, "=&r,=&r,r,r,r,r", [left, right, cosine, sine],
+            dtype=(tl.float16, tl.float16), is_pure=True, pack=2,
+        )
+    return left * cosine - right * sine, right * cosine + left * sine
 
 
 @triton.jit

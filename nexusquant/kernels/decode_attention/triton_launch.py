@@ -49,26 +49,29 @@ class DigitTables(NamedTuple):
 def digit_tables(widths: tuple[int, ...], device: torch.device) -> DigitTables:
     """The tables of a code, constants of its widths."""
     layout = CodeLayout.of(widths)
-    words, singles = (
-        max(_LEAST, triton.next_power_of_2(len(part))) for part in (layout.words, layout.singles)
-    )
-    rows = torch.full((words + singles, GROUP), -1, dtype=torch.int32)
-    factors = torch.zeros((words + singles, GROUP))
-    parity = torch.full((words + singles,), -1, dtype=torch.int32)
+    words = max(_LEAST, triton.next_power_of_2(len(layout.words)))
+    singles = max(_LEAST // 2, triton.next_power_of_2(len(layout.singles)))
+    of_words = torch.full((GROUP, words), -1, dtype=torch.int32), torch.zeros((GROUP, words))
+    of_singles = torch.full((GROUP, singles), -1, dtype=torch.int32), torch.zeros((GROUP, singles))
+    parity = torch.full((words + max(singles, _LEAST),), -1, dtype=torch.int32)
     of_group = torch.arange(GROUP, dtype=torch.int32)
     for place, (group, digit) in enumerate(layout.words):
-        rows[place] = GROUP * group + of_group
-        factors[place] = 4.0**digit / torch.tensor(WORD_FACTORS)
+        of_words[0][:, place] = GROUP * group + of_group
+        of_words[1][:, place] = 4.0**digit / torch.tensor(WORD_FACTORS)
         if digit == 0:
             parity[place] = group
-    for place, group in enumerate(layout.singles, start=words):
-        rows[place] = GROUP * group + of_group
-        factors[place] = 2.0 ** (widths[group] - 1) / torch.tensor(SINGLE_FACTORS)
+    for place, group in enumerate(layout.singles):
+        of_singles[0][:, place] = GROUP * group + of_group
+        of_singles[1][:, place] = 2.0 ** (widths[group] - 1) / torch.tensor(SINGLE_FACTORS)
         if widths[group] == 1:
-            parity[place] = group
+            parity[words + place] = group
     offset = torch.tensor(CENTRE_OFFSET)
     offsets = torch.cat([offset - 2.0 ** (width - 1) for width in widths if width])
-    tables = (rows.flatten(), factors.flatten(), parity, offsets)
+    rows, factors = (
+        torch.cat([one.flatten(), other.flatten()])
+        for one, other in zip(of_words, of_singles, strict=True)
+    )
+    tables = (rows, factors, parity, offsets)
     sizes = (len(layout.words), len(layout.singles), words, singles)
     return DigitTables(*(table.to(device) for table in tables), *sizes)
 
@@ -95,7 +98,6 @@ class Parts(NamedTuple):
 
     maxima: torch.Tensor
     totals: torch.Tensor
-    value_maxima: torch.Tensor
     weighted: torch.Tensor
     weight_sums: torch.Tensor
 
@@ -124,10 +126,12 @@ def attend_in_parts(
     padded = torch.zeros(half, device=device)
     padded[: frequencies.numel()] = frequencies
     queries = max(_LEAST, triton.next_power_of_2(grouped))
-    rows = 9 * (values.words + (values.singles if values.num_singles else 0))
+    rows = 9 * values.words
+    if values.num_singles:
+        rows += 8 * values.singles + max(values.singles, _LEAST)
     shape = (num_kv_heads, num_parts, queries)
     parts = Parts(
-        *(torch.empty(shape, device=device) for _ in range(3)),
+        *(torch.empty(shape, device=device) for _ in range(2)),
         torch.empty((*shape[:2], rows, queries), device=device),
         torch.empty(shape, device=device),
     )
@@ -158,7 +162,6 @@ def attend_in_parts(
         softcap or 1.0,
         parts.maxima,
         parts.totals,
-        parts.value_maxima,
         parts.weighted,
         parts.weight_sums,
         -(-num_pages // num_parts),
@@ -192,8 +195,8 @@ def join_parts(parts: Parts, packed: PackedView) -> tuple[torch.Tensor, torch.Te
     quantizer = packed.value_quantizer
     tables = digit_tables(quantizer.widths, parts.maxima.device)
     maximum = parts.maxima.amax(dim=1)
-    total = (parts.totals * torch.exp2(parts.maxima - maximum.unsqueeze(1))).sum(dim=1)
-    shrink = torch.exp2(parts.value_maxima - maximum.unsqueeze(1))
+    shrink = torch.exp2(parts.maxima - maximum.unsqueeze(1))
+    total = (parts.totals * shrink).sum(dim=1)
     digits = (parts.weighted * shrink.unsqueeze(2)).sum(dim=1)
     weight = (parts.weight_sums * shrink).sum(dim=1)
     matrix = _value_rows(quantizer, tables)
