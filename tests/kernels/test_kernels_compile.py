@@ -1,8 +1,26 @@
 from __future__ import annotations
 
+import pytest
 from compiling import compile_for, each_capability
 
+from nexusquant.kernels.encode.triton_kernel import encode_kernel
+from nexusquant.kernels.encode.triton_launch import padded, tiling_for
 from nexusquant.kernels.triton_probe import double_kernel
+
+# bytes of a thread's stack that no loop touches: the range reduction of sine and cosine
+FEW_BYTES = 64
+
+ENCODE_TYPES = {
+    "vectors": "*bf16",
+    "positions": "*i64",
+    "slots": "*i64",
+    "widths": "*i32",
+    "is_bad": "*i32",
+    "codes": "*u8",
+    "scales": "*u8",
+    "rotary_scaling": "fp32",
+    **dict.fromkeys(("mean", "encoder", "gains", "units", "frequencies"), "*fp32"),
+}
 
 
 @each_capability
@@ -11,3 +29,28 @@ def test_the_probe_compiles_without_a_gpu(capability):
     resources = compile_for(double_kernel, capability, signature, {"BLOCK": 64})
     assert resources.spilled_bytes == 0
     assert resources.registers > 0
+
+
+@each_capability
+@pytest.mark.parametrize(
+    ("dim", "num_coded", "pairing"), [(128, 128, 0), (128, 64, 1), (256, 256, 2)]
+)
+def test_encode_compiles_for_every_card_within_its_registers(capability, dim, num_coded, pairing):
+    tiling = tiling_for(num_coded, divmod(capability, 10))
+    constants = {
+        "vectors_value": 1,
+        "NUM_PAIRS": dim // 2 if pairing else 0,
+        "PAIRING": pairing,
+        "DIM": dim,
+        "TILE": tiling.vectors,
+        "COORDINATES": padded(num_coded),
+        "CHUNK": tiling.chunk,
+        "PRECISION": tiling.precision,
+    }
+    if not pairing:
+        constants |= {"mean": None, "frequencies": None, "slots": None}
+    signature = dict.fromkeys(encode_kernel.arg_names, "i32") | ENCODE_TYPES
+    resources = compile_for(encode_kernel, capability, signature, constants, tiling.num_warps)
+    assert resources.spilled_bytes <= FEW_BYTES
+    # what a program has without asking for more, on every card
+    assert resources.shared_bytes <= 48 * 1024

@@ -15,8 +15,11 @@ from nexusquant.lattice.quantizer import LARGEST_INPUT
 LARGEST = tl.constexpr(LARGEST_INPUT)
 MOST_BITS = tl.constexpr(6)
 
+# a kernel is not built anew for lucky values of these
+_ANY_VALUE = ["num_vectors", "num_bytes", "mean_head", "gains_head", "positions_head"]
 
-@triton.jit
+
+@triton.jit(do_not_specialize=_ANY_VALUE)
 def encode_kernel(
     vectors,
     vectors_head,
