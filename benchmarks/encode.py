@@ -23,9 +23,8 @@ from typing import NamedTuple
 import torch
 import triton
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from encode_cases import assert_same_codes, bare, gaussian, key_coder, keys_of, rotary_of
 
