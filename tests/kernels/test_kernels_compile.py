@@ -39,7 +39,7 @@ def test_encode_compiles_for_every_card_within_its_registers(capability, dim, nu
     tiling = tiling_for(num_coded, divmod(capability, 10))
     constants = {
         "vectors_value": 1,
-        "NUM_PAIRS": dim // 2 if pairing else 0,
+        "NUM_PAIRS": dim // 2,
         "PAIRING": pairing,
         "DIM": dim,
         "TILE": tiling.vectors,

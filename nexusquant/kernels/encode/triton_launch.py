@@ -19,7 +19,7 @@ class Tiling(NamedTuple):
 
     Args:
         vectors: Vectors of one program; a power of two from 16 on.
-        chunk: Values of a vector that are multiplied by the basis at a time; 16, 32 or 64.
+        chunk: Values of a vector that are multiplied by the basis at a time; 32 or 64.
         num_warps: Warps of one program.
         precision: How the basis is multiplied by: "ieee", or "tf32x3" on tensor cores from
             Ampere on, in three turns that together have the precision of float32.
@@ -141,7 +141,7 @@ def launch(
             num_vectors,
             quantizer.num_coded,
             quantizer.bytes_per_vector - 1,
-            NUM_PAIRS=0 if frequencies is None else frequencies.numel(),
+            NUM_PAIRS=dim // 2 if frequencies is None else frequencies.numel(),
             PAIRING=_PAIRINGS[pairing],
             DIM=dim,
             TILE=tiling.vectors,
