@@ -16,7 +16,10 @@ LARGEST = tl.constexpr(LARGEST_INPUT)
 MOST_BITS = tl.constexpr(6)
 
 # a kernel is not built anew for lucky values of these
-_ANY_VALUE = ["num_vectors", "num_bytes", "mean_head", "gains_head", "positions_head"]
+_ANY_VALUE = [
+    *("num_vectors", "num_coded", "num_bytes"),
+    *("mean_head", "encoder_head", "gains_head", "positions_head"),
+]
 
 
 @triton.jit(do_not_specialize=_ANY_VALUE)
@@ -55,9 +58,9 @@ def encode_kernel(
     """Code TILE vectors of one head into their slots; programs are (tile, head).
 
     Reference: `nexusquant.kernels.encode.reference.encode`. Pointers that are None: mean,
-    positions, slots (then vector n of head h has slot h * num_vectors + n). `widths` and `units`
-    have COORDINATES / 8 entries, 0 past the stored groups; `is_bad` is set to 1 where a vector
-    holds NaN or infinity.
+    positions, slots (then vector n of head h has slot h * num_vectors + n). `encoder` has
+    COORDINATES columns, `widths` and `units` have COORDINATES / 8 entries, 0 past what is stored;
+    `is_bad` is set to 1 where a vector holds NaN or infinity.
     """
     head = tl.program_id(1).to(tl.int64)
     rows = tl.program_id(0) * TILE + tl.arange(0, TILE)
@@ -90,8 +93,8 @@ def encode_kernel(
             size = tl.where(is_turned, 1.0 / rotary_scaling, 1.0)[None, :]
             cos, sin = tl.cos(angle) * size, tl.sin(angle) * size
             x0, x1 = x0 * cos + x1 * sin, x1 * cos - x0 * sin
-        y = _add_product(y, x0, first, is_pair, mean, encoder, num_coded, PRECISION)
-        y = _add_product(y, x1, second, is_pair, mean, encoder, num_coded, PRECISION)
+        y = _add_product(y, x0, first, is_pair, mean, encoder, PRECISION)
+        y = _add_product(y, x1, second, is_pair, mean, encoder, PRECISION)
     tl.store(is_bad, 1, mask=tl.sum(num_bad) > 0)
     y = y * (1 - 2 * (token & 1)).to(tl.float32)[:, None]
 
@@ -137,15 +140,11 @@ def _load(places, is_row, is_pair):
 
 
 @triton.jit
-def _add_product(y, x, place, is_pair, mean, encoder, num_coded, PRECISION: tl.constexpr):
+def _add_product(y, x, place, is_pair, mean, encoder, PRECISION: tl.constexpr):
     """Add what some values of every vector, less the mean, give for its coordinates."""
-    columns = tl.arange(0, y.shape[1])
     x = tl.minimum(tl.maximum(x, -LARGEST), LARGEST)
     if mean is not None:
         x -= tl.load(mean + place, mask=is_pair, other=0.0)[None, :]
-    weights = tl.load(
-        encoder + place[:, None] * num_coded + columns[None, :],
-        mask=is_pair[:, None] & (columns < num_coded)[None, :],
-        other=0.0,
-    )
+    weights = encoder + place[:, None] * y.shape[1] + tl.arange(0, y.shape[1])[None, :]
+    weights = tl.load(weights, mask=is_pair[:, None], other=0.0)
     return tl.dot(x, weights, y, input_precision=PRECISION)

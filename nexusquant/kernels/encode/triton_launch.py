@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 import triton
+from torch.nn.functional import pad
 
 from nexusquant.kernels.encode.triton_kernel import encode_kernel
 from nexusquant.lattice import STEP_PER_RMS, E8Quantizer, PackedVectors, Pairing, Rotary
@@ -129,7 +130,7 @@ def launch(
             vectors,
             *vectors.stride(),
             *_with_head_stride(quantizer.mean, 3),
-            *_with_head_stride(encoder, 3),
+            *_with_head_stride(pad(encoder, (0, coordinates - quantizer.num_coded)), 3),
             *_with_head_stride(quantizer.gains, 2),
             *_tables(quantizer.widths, coordinates // 8, vectors.device),
             *_with_head_stride(None if positions is None else positions.long(), 2),
