@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from compiling import compile_for, each_capability
 
 from nexusquant.kernels.encode.triton_kernel import encode_kernel
-from nexusquant.kernels.encode.triton_launch import padded, tiling_for
+from nexusquant.kernels.encode.triton_launch import constants_of, tiling_for
 from nexusquant.kernels.triton_probe import double_kernel
+from nexusquant.lattice import E8Quantizer, Pairing
 
 # bytes of a thread's stack that no loop touches: the range reduction of sine and cosine
 FEW_BYTES = 64
@@ -33,22 +35,18 @@ def test_the_probe_compiles_without_a_gpu(capability):
 
 @each_capability
 @pytest.mark.parametrize(
-    ("dim", "num_coded", "pairing"), [(128, 128, 0), (128, 64, 1), (256, 256, 2)]
+    ("dim", "num_stored", "pairing"),
+    [(128, 16, Pairing.NONE), (128, 8, Pairing.HALVES), (256, 32, Pairing.NEIGHBOURS)],
 )
-def test_encode_compiles_for_every_card_within_its_registers(capability, dim, num_coded, pairing):
-    tiling = tiling_for(num_coded, divmod(capability, 10))
-    constants = {
-        "vectors_value": 1,
-        "NUM_PAIRS": dim // 2,
-        "PAIRING": pairing,
-        "DIM": dim,
-        "TILE": tiling.vectors,
-        "COORDINATES": padded(num_coded),
-        "CHUNK": tiling.chunk,
-        "PRECISION": tiling.precision,
-    }
-    if not pairing:
-        constants |= {"mean": None, "frequencies": None, "slots": None}
+def test_encode_compiles_for_every_card_within_its_registers(capability, dim, num_stored, pairing):
+    widths = (2,) * num_stored + (0,) * (dim // 8 - num_stored)
+    coder = E8Quantizer.of_rows(widths, torch.eye(dim), torch.ones(dim // 8))
+    tiling = tiling_for(coder.num_coded, divmod(capability, 10))
+    is_turned = pairing is not Pairing.NONE
+    constants = constants_of(coder, torch.ones(dim // 4) if is_turned else None, pairing, tiling)
+    # values: nothing turns, there is no mean
+    absent = () if is_turned else ("mean", "frequencies")
+    constants |= {"vectors_value": 1, **dict.fromkeys(absent)}
     signature = dict.fromkeys(encode_kernel.arg_names, "i32") | ENCODE_TYPES
     resources = compile_for(encode_kernel, capability, signature, constants, tiling.num_warps)
     assert resources.spilled_bytes <= FEW_BYTES

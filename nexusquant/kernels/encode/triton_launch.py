@@ -39,8 +39,11 @@ def tiling_for(num_coded: int, capability: tuple[int, int]) -> Tiling:
         num_coded: Stored coordinates of one vector.
         capability: Compute capability of the card.
     """
-    vectors = min(128, max(16, 4096 // padded(num_coded)))
-    return Tiling(vectors, 32, 8, "tf32x3" if capability >= (8, 0) else "ieee")
+    coordinates = padded(num_coded)
+    # sixteen coordinates in a thread: enough to do at once, and registers for 16 warps on an SM
+    num_warps = 8 if coordinates >= 128 else 4
+    vectors = min(64, max(16, 512 * num_warps // coordinates))
+    return Tiling(vectors, 32, num_warps, "tf32x3" if capability >= (8, 0) else "ieee")
 
 
 def padded(num_coded: int) -> int:
@@ -120,38 +123,61 @@ def launch(
     Returns:
         Whether a vector holds NaN or infinity. [1], int32.
     """
-    num_heads, num_vectors, dim = vectors.shape
-    coordinates = padded(quantizer.num_coded)
+    num_heads, num_vectors, _ = vectors.shape
     tiling = tiling or tiling_for(quantizer.num_coded, _capability(vectors.device))
-    frequencies = None if rotary is None else rotary.segments[0].frequencies
+    frequencies = _frequencies_of(rotary, vectors.device)
     is_bad = torch.zeros(1, dtype=torch.int32, device=vectors.device)
     with torch.cuda.device_of(vectors):
         encode_kernel[(triton.cdiv(num_vectors, tiling.vectors), num_heads)](
-            vectors,
-            *vectors.stride(),
-            *_with_head_stride(quantizer.mean, 3),
-            *_with_head_stride(pad(encoder, (0, coordinates - quantizer.num_coded)), 3),
-            *_with_head_stride(quantizer.gains, 2),
-            *_tables(quantizer.widths, coordinates // 8, vectors.device),
+            *(vectors, *vectors.stride()),
+            *_parts_of(quantizer, encoder),
             *_with_head_stride(None if positions is None else positions.long(), 2),
-            None if frequencies is None else frequencies.to(vectors.device).float().contiguous(),
-            1.0 if rotary is None else rotary.scaling,
+            *(frequencies, 1.0 if rotary is None else rotary.scaling),
             None if slots is None else slots.contiguous(),
             *pool,
             is_bad,
-            num_vectors,
-            quantizer.num_coded,
-            quantizer.bytes_per_vector - 1,
-            NUM_PAIRS=dim // 2 if frequencies is None else frequencies.numel(),
-            PAIRING=_PAIRINGS[pairing],
-            DIM=dim,
-            TILE=tiling.vectors,
-            COORDINATES=coordinates,
-            CHUNK=tiling.chunk,
-            PRECISION=tiling.precision,
+            *(num_vectors, quantizer.num_coded, quantizer.bytes_per_vector - 1),
+            **constants_of(quantizer, frequencies, pairing, tiling),
             num_warps=tiling.num_warps,
         )
     return is_bad
+
+
+def constants_of(
+    quantizer: E8Quantizer, frequencies: torch.Tensor | None, pairing: Pairing, tiling: Tiling
+) -> dict[str, object]:
+    """What a kernel is built for.
+
+    Args:
+        quantizer: What codes mean.
+        frequencies: One for each pair of values that turns; None where none do.
+        pairing: How they turn.
+        tiling: How the work is cut.
+    """
+    return {
+        "NUM_PAIRS": quantizer.dim // 2 if frequencies is None else frequencies.numel(),
+        "PAIRING": _PAIRINGS[pairing],
+        "DIM": quantizer.dim,
+        "TILE": tiling.vectors,
+        "COORDINATES": padded(quantizer.num_coded),
+        "CHUNK": tiling.chunk,
+        "PRECISION": tiling.precision,
+    }
+
+
+def _frequencies_of(rotary: Rotary | None, device: torch.device) -> torch.Tensor | None:
+    return None if rotary is None else rotary.segments[0].frequencies.to(device).contiguous()
+
+
+def _parts_of(quantizer: E8Quantizer, encoder: torch.Tensor) -> tuple[object, ...]:
+    """What the kernel needs of a quantizer, padded to what a program holds."""
+    coordinates = padded(quantizer.num_coded)
+    return (
+        *_with_head_stride(quantizer.mean, 3),
+        *_with_head_stride(pad(encoder, (0, coordinates - quantizer.num_coded)), 3),
+        *_with_head_stride(quantizer.gains, 2),
+        *_tables(quantizer.widths, coordinates // 8, encoder.device),
+    )
 
 
 def _capability(device: torch.device) -> tuple[int, int]:
