@@ -18,7 +18,7 @@ MOST_BITS = tl.constexpr(6)
 # a kernel is not built anew for lucky values of these
 _ANY_VALUE = [
     *("num_vectors", "num_coded", "num_bytes"),
-    *("mean_head", "encoder_head", "gains_head", "positions_head"),
+    *("mean_head", "gains_head", "positions_head"),
 ]
 
 

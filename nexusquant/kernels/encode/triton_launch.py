@@ -40,9 +40,8 @@ def tiling_for(num_coded: int, capability: tuple[int, int]) -> Tiling:
         capability: Compute capability of the card.
     """
     coordinates = padded(num_coded)
-    # sixteen coordinates in a thread: enough to do at once, and registers for 16 warps on an SM
-    num_warps = 8 if coordinates >= 128 else 4
-    vectors = min(64, max(16, 512 * num_warps // coordinates))
+    # at most sixteen coordinates in a thread: that leaves registers for 16 warps on an SM
+    vectors, num_warps = (32, 4) if coordinates < 128 else (max(16, 4096 // coordinates), 8)
     return Tiling(vectors, 32, num_warps, "tf32x3" if capability >= (8, 0) else "ieee")
 
 
