@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import importlib
+from types import SimpleNamespace
+
 import pytest
 import torch
 from encode_cases import bare, key_coder, keys_of, rotary_of
@@ -47,3 +50,21 @@ def test_values_that_are_not_finite_are_refused(bad):
     vectors[1, 4, 3] = bad
     with pytest.raises(ValueError, match="NaN or infinite"):
         encode(coder, vectors)
+
+
+@pytest.mark.parametrize(("problem", "is_used"), [(None, True), ("the package is missing", False)])
+def test_the_kernel_is_used_where_triton_works_and_nowhere_else(monkeypatch, problem, is_used):
+    calls = []
+    launcher = SimpleNamespace(
+        encode=lambda *given: calls.append("encode"),
+        encode_into=lambda *given: calls.append("encode_into"),
+    )
+    package = importlib.import_module("nexusquant.kernels.encode")
+    monkeypatch.setattr(package, "triton_problem", lambda device: problem)
+    monkeypatch.setattr(package, "triton_launch", launcher, raising=False)
+    coder = key_coder(1, 64)
+    codes = torch.zeros(1, 64, coder.bytes_per_vector - 1, dtype=torch.uint8)
+    pool = PackedVectors(codes, codes[..., 0].clone())
+    encode(coder, keys_of(coder, 3))
+    encode_into(pool, torch.arange(3)[None], coder, keys_of(coder, 3))
+    assert calls == (["encode", "encode_into"] if is_used else [])
