@@ -10,7 +10,7 @@ from types import MappingProxyType
 PAGE_SIZE = 64
 """Vectors in one page of packed storage."""
 
-CODE_BITS = (1, 2, 3, 4, 5, 6)
+CODE_BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 """Widths, in bits per value, that the E8 box code exists for."""
 
 LEAST_BITS, MOST_BITS = 1, 4

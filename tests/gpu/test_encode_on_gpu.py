@@ -43,7 +43,7 @@ def assert_equals_reference(
 
 
 @pytest.mark.parametrize("dim", [64, 80, 96, 128, 256])
-@pytest.mark.parametrize("bits", [1, 1.5, 2, 4, 6])
+@pytest.mark.parametrize("bits", [1, 1.5, 2, 5, 8])
 def test_values_are_coded_as_by_the_reference(dim: int, bits: float) -> None:
     coder = E8Quantizer.create(dim, bits, 0, GPU)
     vectors = gaussian(3, 4097, dim).to(GPU, torch.bfloat16)

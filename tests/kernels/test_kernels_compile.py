@@ -18,6 +18,7 @@ ENCODE_TYPES = {
     "positions": "*i64",
     "slots": "*i64",
     "widths": "*i32",
+    "byte_places": "*i32",
     "is_bad": "*i32",
     "codes": "*u8",
     "scales": "*u8",

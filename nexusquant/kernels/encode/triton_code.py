@@ -11,16 +11,23 @@ import triton
 import triton.language as tl
 
 from nexusquant.lattice.box_code import CENTRE_OFFSET, ODD_COSET_SHIFT
-from nexusquant.lattice.log_scale import LOWEST_EXPONENT, STEPS_PER_OCTAVE
+from nexusquant.lattice.log_scale import (
+    CODE_OF_ONE,
+    LOWEST_EXPONENT,
+    ROUNDING_STEPS,
+    SPREAD,
+    STEEPNESS,
+)
 from nexusquant.lattice.quantizer import LEAST_RESCALE, MOST_RESCALE, SCALE_FACTORS
 
 FIRST_OFFSET, OFFSET = tl.constexpr(CENTRE_OFFSET[0]), tl.constexpr(CENTRE_OFFSET[1])
 FIRST_SHIFT, SHIFT = tl.constexpr(ODD_COSET_SHIFT[0]), tl.constexpr(ODD_COSET_SHIFT[1])
 LOW, MIDDLE, HIGH = (tl.constexpr(factor) for factor in SCALE_FACTORS)
 LEAST_GROWTH, MOST_GROWTH = tl.constexpr(LEAST_RESCALE), tl.constexpr(MOST_RESCALE)
-STEPS = tl.constexpr(STEPS_PER_OCTAVE)
-FINE_STEPS = tl.constexpr(8 * STEPS_PER_OCTAVE)
+WIDEST, STEEP, ONE = (tl.constexpr(number) for number in (SPREAD, STEEPNESS, CODE_OF_ONE))
+FINE_STEPS = tl.constexpr(ROUNDING_STEPS)
 LOWEST = tl.constexpr(LOWEST_EXPONENT)
+LN2 = tl.constexpr(0.6931471805599453)
 # adding and taking off 1.5 * 2^23 leaves a float32 below 2^22 rounded to even
 ROUNDER = tl.constexpr(12582912.0)
 
@@ -45,8 +52,8 @@ def eight_of(y):
 def best_code(y, width, metric, unit, num_coded):
     """Words and scales that leave the least error.
 
-    Returns the first four fields of each group and its last four as words, [TILE, GROUPS], and
-    the codes of scales, [TILE], as floats.
+    Returns the first four fields of each group and its last four, a byte each, [TILE, GROUPS],
+    and the codes of scales, [TILE], as floats.
     """
     squares = _dot(y, y)
     energy = tl.sum(squares * metric, axis=1)
@@ -63,7 +70,7 @@ def best_code(y, width, metric, unit, num_coded):
         growth = tl.minimum(tl.maximum(energy / (aligned * scale), LEAST_GROWTH), MOST_GROWTH)
         unbiased = scale * growth
         code = _encode_scale(unbiased)
-        coded = tl.where(code == 0, 0.0, tl.exp2((code - 1) / STEPS + LOWEST))
+        coded = tl.where(code == 0, 0.0, tl.exp2(_exponent_of(code)))
         rounding = coded - unbiased
         size = tl.sum(_dot(points, points) * metric, axis=1)
         error = (rounding * rounding + unbiased * unbiased) * size
@@ -71,8 +78,8 @@ def best_code(y, width, metric, unit, num_coded):
         wins = (error < best_error) | (trial == 0)
         best_error = tl.where(wins, error, best_error)
         best_code = tl.where(wins, code, best_code)
-        best_low = tl.where(wins[:, None], _word(fields, 0, width), best_low)
-        best_high = tl.where(wins[:, None], _word(fields, 4, width), best_high)
+        best_low = tl.where(wins[:, None], _four_bytes(fields, 0), best_low)
+        best_high = tl.where(wins[:, None], _four_bytes(fields, 4), best_high)
     return best_low, best_high, tl.where(_encode_scale(rms) == 0, 0.0, best_code)
 
 
@@ -137,12 +144,39 @@ def _nearest_with_parity(position, parity, top):
 
 
 @triton.jit
-def _word(fields, first: tl.constexpr, width):
+def _four_bytes(fields, first: tl.constexpr):
     """Four fields in one word, the first of them lowest."""
     word = fields[first].to(tl.int32)
     for i in tl.static_range(1, 4):
-        word |= fields[first + i].to(tl.int32) << (i * width)
+        word |= fields[first + i].to(tl.int32) << (8 * i)
     return word
+
+
+@triton.jit
+def digits_of(low, high, digit: tl.constexpr):
+    """A digit of two bits of eight fields, as `lattice.packing` makes a word of them."""
+    return _gather_pairs(low >> (2 * digit)) | (_gather_pairs(high >> (2 * digit)) << 8)
+
+
+@triton.jit
+def top_bits_of(low, high, width):
+    """The highest bit of eight fields in one byte."""
+    shift = tl.maximum(width - 1, 0)
+    return _gather_bits(low >> shift) | (_gather_bits(high >> shift) << 4)
+
+
+@triton.jit
+def _gather_pairs(four):
+    """The two lowest bits of four bytes, together."""
+    pairs = four & 0x03030303
+    return (pairs | (pairs >> 6) | (pairs >> 12) | (pairs >> 18)) & 0xFF
+
+
+@triton.jit
+def _gather_bits(four):
+    """The lowest bit of four bytes, together."""
+    bits = four & 0x01010101
+    return (bits | (bits >> 7) | (bits >> 14) | (bits >> 21)) & 0xF
 
 
 @triton.jit
@@ -168,6 +202,16 @@ def _round_scale(scale):
 @triton.jit
 def _encode_scale(scale):
     """The code as a float."""
-    steps = _round(STEPS * (tl.log2(scale) - LOWEST))
-    code = tl.minimum(tl.maximum(steps + 1, 1.0), 255.0)
+    x = tl.log2(scale) / WIDEST
+    # asinh of the size, where nothing cancels
+    size = tl.log2(tl.abs(x) + tl.sqrt(x * x + 1.0)) * LN2
+    code = _round(tl.where(x < 0, -size, size) * STEEP) + ONE
+    code = tl.minimum(tl.maximum(code, 1.0), 255.0)
     return tl.where(scale < tl.exp2(LOWEST - 1.0), 0.0, code)
+
+
+@triton.jit
+def _exponent_of(code):
+    """Binary logarithm of the scale that a code from 1 on stands for."""
+    growth = tl.exp2((code - ONE) / (STEEP * LN2))
+    return (growth - 1.0 / growth) * (WIDEST / 2)

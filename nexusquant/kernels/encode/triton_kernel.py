@@ -9,11 +9,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from nexusquant.kernels.encode.triton_code import best_code, eight_of
+from nexusquant.config import CODE_BITS
+from nexusquant.kernels.encode.triton_code import best_code, digits_of, eight_of, top_bits_of
 from nexusquant.lattice.quantizer import LARGEST_INPUT
 
 LARGEST = tl.constexpr(LARGEST_INPUT)
-MOST_BITS = tl.constexpr(6)
+DIGITS = tl.constexpr(max(CODE_BITS) // 2)
 
 # a kernel is not built anew for lucky values of these
 _ANY_VALUE = [
@@ -36,6 +37,7 @@ def encode_kernel(
     gains_head,
     widths,
     units,
+    byte_places,
     positions,
     positions_head,
     frequencies,
@@ -59,7 +61,9 @@ def encode_kernel(
 
     Reference: `nexusquant.kernels.encode.reference.encode`. Pointers that are None: mean,
     positions, slots (then vector n of head h has slot h * num_vectors + n). `encoder` has
-    COORDINATES columns, `widths` and `units` have COORDINATES / 8 entries, 0 past what is stored;
+    COORDINATES columns, `widths`, `units` and each row of `byte_places` have COORDINATES / 8
+    entries. `byte_places` says where in a vector's bytes the words of each digit begin and, in
+    the last row, where the single bits are, -1 for none; the others are 0 past what is stored.
     `is_bad` is set to 1 where a vector holds NaN or infinity.
     """
     head = tl.program_id(1).to(tl.int64)
@@ -106,11 +110,16 @@ def encode_kernel(
     eight = eight_of(tl.reshape(y, (TILE, GROUPS, 2, 2, 2)))
     low, high, scale_code = best_code(eight, width, gain * gain, unit * unit, num_coded)
 
-    word = low.to(tl.int64) | (high.to(tl.int64) << (4 * width))
-    codes += places[:, None] * num_bytes + tl.cumsum(width, 1) - width
-    for byte in tl.static_range(MOST_BITS):
-        is_stored = is_row[:, None] & (byte < width)
-        tl.store(codes + byte, (word >> (8 * byte)).to(tl.uint8), mask=is_stored)
+    codes += places[:, None] * num_bytes
+    for digit in tl.static_range(DIGITS):
+        place = tl.load(byte_places + digit * GROUPS + group)[None, :]
+        is_stored = is_row[:, None] & (place >= 0)
+        word = digits_of(low, high, digit)
+        tl.store(codes + place, word.to(tl.uint8), mask=is_stored)
+        tl.store(codes + place + 1, (word >> 8).to(tl.uint8), mask=is_stored)
+    place = tl.load(byte_places + DIGITS * GROUPS + group)[None, :]
+    is_stored = is_row[:, None] & (place >= 0)
+    tl.store(codes + place, top_bits_of(low, high, width).to(tl.uint8), mask=is_stored)
     tl.store(scales + places, scale_code.to(tl.uint8), mask=is_row)
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import triton
 from torch.nn.functional import pad
 
+from nexusquant.config import CODE_BITS
 from nexusquant.kernels.encode.triton_kernel import encode_kernel
 from nexusquant.lattice import STEP_PER_RMS, E8Quantizer, PackedVectors, Pairing, Rotary
+from nexusquant.lattice.packing import WORD_BYTES, CodeLayout
 
 _PAIRINGS = {Pairing.NONE: 0, Pairing.HALVES: 1, Pairing.NEIGHBOURS: 2}
 
@@ -198,9 +201,28 @@ def _with_head_stride(
 @functools.lru_cache(maxsize=1024)
 def _tables(
     widths: tuple[int, ...], num_groups: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bits of each group and the step over the RMS for them. [num_groups], int32 and float32."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What the kernel has to know of widths.
+
+    Returns:
+        Bits of each group, int32, and the step over the RMS for them, float32, [num_groups]; and
+        where their bytes are, [digits + 1, num_groups], int32.
+    """
     padding = [0] * num_groups
     bits = [*filter(None, widths), *padding][:num_groups]
     units = [STEP_PER_RMS.get(width, 0.0) for width in bits]
-    return torch.tensor(bits, dtype=torch.int32, device=device), torch.tensor(units, device=device)
+    return (
+        torch.tensor(bits, dtype=torch.int32, device=device),
+        torch.tensor(units, device=device),
+        _byte_places(bits).to(device),
+    )
+
+
+def _byte_places(widths: Sequence[int]) -> torch.Tensor:
+    layout = CodeLayout.of(tuple(widths))
+    places = torch.full((max(CODE_BITS) // 2 + 1, len(widths)), -1, dtype=torch.int32)
+    for number, (group, digit) in enumerate(layout.words):
+        places[digit, group] = WORD_BYTES * number
+    for number, group in enumerate(layout.singles):
+        places[-1, group] = WORD_BYTES * len(layout.words) + number
+    return places
