@@ -26,6 +26,8 @@ def triton_problem(device: torch.device) -> str | None:
         return "the package triton is missing"
     try:
         return None if _probe(device) else "a small test gave a wrong result"
+    except subprocess.SubprocessError:
+        return "the C compiler failed (Debian and Ubuntu: install gcc and python3-dev)"
     except _build_errors() as error:
         first_line = (str(error).strip().splitlines() or [""])[0]
         return f"a small test failed ({type(error).__name__}: {first_line})"
@@ -44,4 +46,4 @@ def _build_errors() -> tuple[type[Exception], ...]:
     # not there if the import of Triton itself failed
     triton_errors = sys.modules.get("triton.errors")
     own = (triton_errors.TritonError,) if triton_errors else ()
-    return (*errors, subprocess.SubprocessError, *own)
+    return (*errors, *own)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +45,7 @@ def compile_for(
     constants: Mapping[str, Any],
     num_warps: int = 4,
     num_stages: int = 2,
+    aligned: Sequence[str] = (),
 ) -> Resources:
     """Compile a kernel down to machine code.
 
@@ -55,17 +56,18 @@ def compile_for(
         constants: Value of each constexpr.
         num_warps: Warps of one program.
         num_stages: Depth of Triton's software pipelines.
+        aligned: Integer arguments that are multiples of 16, which Triton makes use of.
     """
     types = {
         name: "constexpr" if name in constants else signature[name] for name in kernel.arg_names
     }
-    # tensors that torch allocates begin at multiples of 16 bytes; Triton specialises on it
-    aligned = {
+    # so are the addresses of tensors that torch allocates
+    attributes = {
         (index,): [["tt.divisibility", 16]]
-        for index, kind in enumerate(types.values())
-        if kind.startswith("*")
+        for index, (name, kind) in enumerate(types.items())
+        if kind.startswith("*") or name in aligned
     }
-    source = ASTSource(fn=kernel, signature=types, constexprs=dict(constants), attrs=aligned)
+    source = ASTSource(fn=kernel, signature=types, constexprs=dict(constants), attrs=attributes)
     options = {"num_warps": num_warps, "num_stages": num_stages}
     compiled = triton.compile(source, GPUTarget("cuda", capability, 32), options)
     registers, stack = _usage(compiled.asm["cubin"])

@@ -16,8 +16,14 @@ from nexusquant.lattice.quantizer import LARGEST_INPUT
 LARGEST = tl.constexpr(LARGEST_INPUT)
 DIGITS = tl.constexpr(max(CODE_BITS) // 2)
 
+# a kernel is not built anew for lucky values of these
+_ANY_VALUE = [
+    *("num_vectors", "num_coded", "num_bytes"),
+    *("mean_head", "gains_head", "positions_head"),
+]
 
-@triton.jit
+
+@triton.jit(do_not_specialize=_ANY_VALUE)
 def encode_kernel(
     vectors,
     vectors_head,
@@ -54,10 +60,11 @@ def encode_kernel(
     """Code TILE vectors of one head into their slots; programs are (tile, head).
 
     Reference: `nexusquant.kernels.encode.reference.encode`. Pointers that are None: mean,
-    positions, slots (then vector n of head h has slot h * num_vectors + n). `widths` and `units`
-    have COORDINATES / 8 entries, 0 past the stored groups; so has each row of `byte_places`: where
-    in a vector's bytes the words of each digit begin and, in the last row, where the single bits
-    are, -1 for none. `is_bad` is set to 1 where a vector holds NaN or infinity.
+    positions, slots (then vector n of head h has slot h * num_vectors + n). `encoder` has
+    COORDINATES columns, `widths`, `units` and each row of `byte_places` have COORDINATES / 8
+    entries. `byte_places` says where in a vector's bytes the words of each digit begin and, in
+    the last row, where the single bits are, -1 for none; the others are 0 past what is stored.
+    `is_bad` is set to 1 where a vector holds NaN or infinity.
     """
     head = tl.program_id(1).to(tl.int64)
     rows = tl.program_id(0) * TILE + tl.arange(0, TILE)
@@ -69,32 +76,29 @@ def encode_kernel(
     token = tl.zeros((TILE,), tl.int64)
     if positions is not None:
         token = tl.load(positions + head * positions_head + rows, mask=is_row, other=0)
-    columns = tl.arange(0, COORDINATES)
     vectors += head * vectors_head + rows.to(tl.int64)[:, None] * vectors_token
+    encoder += head * encoder_head
+    if mean is not None:
+        mean += head * mean_head
     y = tl.zeros((TILE, COORDINATES), tl.float32)
     num_bad = tl.zeros((TILE,), tl.int32)
-    for start in range(0, DIM, CHUNK):
-        d = start + tl.arange(0, CHUNK)
-        is_value = is_row[:, None] & (d < DIM)[None, :]
-        x = tl.load(vectors + d[None, :] * vectors_value, mask=is_value, other=0.0).to(tl.float32)
-        num_bad += tl.sum(1 - (tl.abs(x) < float("inf")).to(tl.int32), axis=1)
+    # values are taken two by two, as they turn
+    for start in range(0, DIM // 2, CHUNK // 2):
+        pair = start + tl.arange(0, CHUNK // 2)
+        is_pair = pair < DIM // 2
+        first, second = _places(pair, NUM_PAIRS, PAIRING, DIM)
+        x0, bad0 = _load(vectors + first[None, :] * vectors_value, is_row, is_pair)
+        x1, bad1 = _load(vectors + second[None, :] * vectors_value, is_row, is_pair)
+        num_bad += bad0 + bad1
         if PAIRING != 0:
-            partner, pair, side = _partner(d, NUM_PAIRS, PAIRING)
-            is_turned = is_value & (d < 2 * NUM_PAIRS)[None, :]
-            other = tl.load(vectors + partner[None, :] * vectors_value, mask=is_turned, other=0.0)
-            speed = tl.load(frequencies + pair, mask=d < 2 * NUM_PAIRS, other=0.0)
+            is_turned = pair < NUM_PAIRS
+            speed = tl.load(frequencies + pair, mask=is_turned, other=0.0)
             angle = token.to(tl.float32)[:, None] * speed[None, :]
-            turned = x * tl.cos(angle) + side[None, :] * other.to(tl.float32) * tl.sin(angle)
-            x = tl.where(is_turned, turned / rotary_scaling, x)
-        x = tl.minimum(tl.maximum(x, -LARGEST), LARGEST)
-        if mean is not None:
-            x -= tl.load(mean + head * mean_head + d, mask=d < DIM, other=0.0)[None, :]
-        weights = tl.load(
-            encoder + head * encoder_head + d[:, None] * num_coded + columns[None, :],
-            mask=(d < DIM)[:, None] & (columns < num_coded)[None, :],
-            other=0.0,
-        )
-        y = tl.dot(x, weights, y, input_precision=PRECISION)
+            size = tl.where(is_turned, 1.0 / rotary_scaling, 1.0)[None, :]
+            cos, sin = tl.cos(angle) * size, tl.sin(angle) * size
+            x0, x1 = x0 * cos + x1 * sin, x1 * cos - x0 * sin
+        y = _add_product(y, x0, first, is_pair, mean, encoder, PRECISION)
+        y = _add_product(y, x1, second, is_pair, mean, encoder, PRECISION)
     tl.store(is_bad, 1, mask=tl.sum(num_bad) > 0)
     y = y * (1 - 2 * (token & 1)).to(tl.float32)[:, None]
 
@@ -120,17 +124,36 @@ def encode_kernel(
 
 
 @triton.jit
-def _partner(d, NUM_PAIRS: tl.constexpr, PAIRING: tl.constexpr):
-    """The coordinate that turns with each, their pair, and the sign of its sine; unused past 2 P.
+def _places(pair, NUM_PAIRS: tl.constexpr, PAIRING: tl.constexpr, DIM: tl.constexpr):
+    """Indices of the two values of each pair; values past those that turn are paired in order.
 
-    PAIRING is 1 for halves and 2 for neighbours.
+    PAIRING is 1 for halves and 2 for neighbours; 0 stands for halves that do not turn.
     """
-    if PAIRING == 1:
-        is_first = d < NUM_PAIRS
-        pair = tl.where(is_first, d, d - NUM_PAIRS)
-        partner = tl.where(is_first, d + NUM_PAIRS, d - NUM_PAIRS)
+    if PAIRING == 2:
+        return 2 * pair, 2 * pair + 1
+    elif 2 * NUM_PAIRS == DIM:
+        # without a choice, Triton sees that neighbours in memory are read together
+        return pair, pair + NUM_PAIRS
     else:
-        is_first = d % 2 == 0
-        pair = d // 2
-        partner = tl.where(is_first, d + 1, d - 1)
-    return partner, pair, tl.where(is_first, 1.0, -1.0)
+        is_turned = pair < NUM_PAIRS
+        first = tl.where(is_turned, pair, 2 * pair)
+        return first, tl.where(is_turned, pair + NUM_PAIRS, 2 * pair + 1)
+
+
+@triton.jit
+def _load(places, is_row, is_pair):
+    """Some values of every vector, and how many of them are not finite."""
+    mask = is_row[:, None] & is_pair[None, :]
+    x = tl.load(places, mask=mask, other=0.0).to(tl.float32)
+    return x, tl.sum(1 - (tl.abs(x) < float("inf")).to(tl.int32), axis=1)
+
+
+@triton.jit
+def _add_product(y, x, place, is_pair, mean, encoder, PRECISION: tl.constexpr):
+    """Add what some values of every vector, less the mean, give for its coordinates."""
+    x = tl.minimum(tl.maximum(x, -LARGEST), LARGEST)
+    if mean is not None:
+        x -= tl.load(mean + place, mask=is_pair, other=0.0)[None, :]
+    weights = encoder + place[:, None] * y.shape[1] + tl.arange(0, y.shape[1])[None, :]
+    weights = tl.load(weights, mask=is_pair[:, None], other=0.0)
+    return tl.dot(x, weights, y, input_precision=PRECISION)
