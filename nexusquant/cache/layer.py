@@ -152,7 +152,8 @@ class CompressedLayer(CacheLayerMixin):
             self.sinks[0].shape[1], pages.lengths, pages.page_table.device
         )
         stored = (pages.keys, pages.values, pages.page_table, lengths, positions)
-        return PackedView(*stored, codec.keys, codec.values, codec.rotary, codec.pairing)
+        first = self.sinks[0].shape[1] if self.kept.is_whole else None
+        return PackedView(*stored, codec.keys, codec.values, codec.rotary, codec.pairing, first)
 
     def _observe(self, query: torch.Tensor, scaling: float) -> None:
         """Remember the newest queries of the span for the scorer."""

@@ -9,6 +9,8 @@ one kind of word whatever the widths.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -54,11 +56,6 @@ class CodeLayout(NamedTuple):
             words += [(group, digit) for digit in range(width // 2) for group in groups]
             singles += groups if width % 2 else []
         return cls(tuple(words), tuple(singles))
-
-
-def word_bytes(num_groups: int, bits: int) -> int:
-    """Bytes of the words that so many groups of eight fields fill; single bits come after them."""
-    return num_groups * (bits // 2) * WORD_BYTES
 
 
 def pack_fields(fields: Tensor, bits: int) -> Tensor:
@@ -125,9 +122,60 @@ def split_digits(packed: Tensor, bits: int) -> tuple[tuple[Tensor, ...], Tensor 
             f"packed has {width} bytes a vector; {bits}-bit codes need a multiple of {bits}."
         )
     num_groups = width // bits
-    of_words = packed[..., : word_bytes(num_groups, bits)]
+    of_words = packed[..., : _word_bytes(num_groups, bits)]
     words = of_words.split(num_groups * WORD_BYTES, dim=-1) if bits > 1 else ()
     return words, packed[..., of_words.shape[-1] :] if bits % 2 else None
+
+
+def pack_vectors(fields: Tensor, widths: Sequence[int]) -> Tensor:
+    """Pack whole vectors: the words of all groups first, then their single bits.
+
+    Args:
+        fields: Fields of the groups that have bits, in order. [..., 8 * groups], uint8.
+        widths: Bits of each group, falling; 0 for those that are not stored.
+
+    Returns:
+        Packed bytes. [..., sum(widths)], uint8.
+    """
+    words, rest = [], []
+    for width, count in _runs(widths):
+        part, fields = fields[..., : DIM * count], fields[..., DIM * count :]
+        packed = pack_fields(part, width)
+        border = _word_bytes(count, width)
+        words.append(packed[..., :border])
+        rest.append(packed[..., border:])
+    return torch.cat(words + rest, dim=-1)
+
+
+def split_vectors(codes: Tensor, widths: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+    """The bytes of each width, as `pack_fields` makes them.
+
+    Args:
+        codes: What `pack_vectors` made. [..., sum(widths)], uint8.
+        widths: Its widths.
+
+    Yields:
+        A width and its bytes. [..., groups * width], uint8.
+    """
+    rest = codes[..., sum(_word_bytes(count, width) for width, count in _runs(widths)) :]
+    for width, count in _runs(widths):
+        border = _word_bytes(count, width)
+        words, codes = codes[..., :border], codes[..., border:]
+        num_singles = count * (width % 2)
+        singles, rest = rest[..., :num_singles], rest[..., num_singles:]
+        if border and num_singles:
+            yield width, torch.cat([words, singles], dim=-1)
+        else:
+            yield width, words if border else singles
+
+
+def _runs(widths: Sequence[int]) -> list[tuple[int, int]]:
+    """Each width in use, and how many groups have it."""
+    return list(Counter(filter(None, widths)).items())
+
+
+def _word_bytes(num_groups: int, bits: int) -> int:
+    return num_groups * (bits // 2) * WORD_BYTES
 
 
 def _bits_of_byte(digits: Tensor, bits: int) -> Tensor:

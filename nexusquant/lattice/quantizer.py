@@ -18,7 +18,7 @@ from nexusquant.lattice.box_code import STEP_PER_RMS, check_bits, decode_box, en
 from nexusquant.lattice.dither import token_signs
 from nexusquant.lattice.e8 import DIM
 from nexusquant.lattice.log_scale import decode_scale, encode_scale, round_scale
-from nexusquant.lattice.packing import PackedVectors, pack_fields, word_bytes
+from nexusquant.lattice.packing import PackedVectors, pack_vectors, split_vectors
 from nexusquant.lattice.point_table import decode_packed
 from nexusquant.lattice.rotation import rotation_matrix
 
@@ -208,8 +208,8 @@ class E8Quantizer:
             Coordinates in steps [..., N, num_coded] and the scales with their signs [..., N].
         """
         runs = [
-            decode_packed(_join(packed.codes[..., words], packed.codes[..., rest]), width, dtype)
-            for width, words, rest in self._byte_runs()
+            decode_packed(codes, width, dtype)
+            for width, codes in split_vectors(packed.codes, self.widths)
         ]
         points = runs[0] if len(runs) == 1 else torch.cat(runs, dim=-1)
         scales = decode_scale(packed.scales, dtype)
@@ -242,7 +242,9 @@ class E8Quantizer:
             best = found if best is None else _better(best, found)
         _, fields, codes = best
         # the codebook has no zero: what is too small for the finest step must get scale 0
-        return PackedVectors(self._pack(fields), codes.masked_fill(encode_scale(rms) == 0, 0))
+        return PackedVectors(
+            pack_vectors(fields, self.widths), codes.masked_fill(encode_scale(rms) == 0, 0)
+        )
 
     def _nearest(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Fields (uint8) and the points they name, both shaped like `y`."""
@@ -253,15 +255,6 @@ class E8Quantizer:
             points.append(decode_box(fields[-1], width).flatten(-2))
         return torch.cat([f.flatten(-2) for f in fields], dim=-1), torch.cat(points, dim=-1)
 
-    def _pack(self, fields: Tensor) -> Tensor:
-        words, rest = [], []
-        for width, part in self._coordinate_runs():
-            packed = pack_fields(fields[..., part], width)
-            border = word_bytes(self.widths.count(width), width)
-            words.append(packed[..., :border])
-            rest.append(packed[..., border:])
-        return torch.cat(words + rest, dim=-1)
-
     def _coordinate_runs(self) -> Iterator[tuple[int, slice]]:
         """Each width in use with the coordinates that have it."""
         first = 0
@@ -269,17 +262,6 @@ class E8Quantizer:
             end = first + DIM * self.widths.count(width)
             yield width, slice(first, end)
             first = end
-
-    def _byte_runs(self) -> Iterator[tuple[int, slice, slice]]:
-        """Each width in use with the bytes of its words and of its single bits."""
-        runs = {width: self.widths.count(width) for width in filter(None, self.widths)}
-        word = 0
-        single = sum(word_bytes(count, width) for width, count in runs.items())
-        for width, count in runs.items():
-            words = slice(word, word + word_bytes(count, width))
-            singles = slice(single, single + count * (width % 2))
-            yield width, words, singles
-            word, single = words.stop, singles.stop
 
     def _per_coordinate(self, of_groups: Tensor) -> Tensor:
         """[..., D / 8] -> [..., 1, num_coded]."""
@@ -291,13 +273,6 @@ class E8Quantizer:
             raise ValueError(f"vectors have shape {shape}; they must be [..., N, {self.dim}].")
         if not vectors.isfinite().all():
             raise ValueError("vectors hold NaN or infinite values, which cannot be coded.")
-
-
-def _join(words: Tensor, rest: Tensor) -> Tensor:
-    """Bytes of one width, without a copy where they have one part."""
-    if rest.shape[-1] == 0:
-        return words
-    return rest if words.shape[-1] == 0 else torch.cat([words, rest], dim=-1)
 
 
 def _better(

@@ -1,8 +1,9 @@
 """Packed digits to small floats that tensor cores can multiply. Imports Triton.
 
-A digit is taken out of its word where it stands: put under the exponent of 1024 in float16, the bits
-of digit i are 4^i times the digit, which is taken back from the rows that it is multiplied by. So
-one logical operation and one subtraction make two values, and nothing is converted.
+A digit is taken out of its word where it stands: put under the exponent of 1024 in float16, the
+bits of digit i are 4^i times the digit, which is taken back from the rows that it is multiplied by
+(see `digit_tables.py`). So one logical operation and one subtraction make two values, and nothing
+is converted.
 """
 
 from __future__ import annotations
@@ -10,13 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-WORD_FACTORS = tuple(4.0 ** (i if i < 5 else i - 3) for i in range(8))
-"""Size of each digit of a word as `digits_of_words` gives it."""
-
-SINGLE_FACTORS = tuple(2.0**i for i in range(8))
-"""Size of each digit of a byte as `digits_of_singles` gives it."""
-
-# (a & b) | c
+# truth table of "first and second, or third"
 _AND_OR = "0xEA"
 
 
@@ -34,7 +29,12 @@ def _take_out(masks: list[tuple[int, str]]) -> str:
 
 def _fold(shifts: tuple[int, ...], start: str) -> str:
     folds = "".join(f"shr.b32 f, p, {shift};\nxor.b32 p, p, f;\n" for shift in shifts)
-    return "{\n.reg .b32 f, p;\n" + start + folds + "and.b32 p, p, 0x00010001;\nmul.lo.u32 $0, p, 0x3C00;\n}"
+    return (
+        "{\n.reg .b32 f, p;\n"
+        + start
+        + folds
+        + "and.b32 p, p, 0x00010001;\nmul.lo.u32 $0, p, 0x3C00;\n}"
+    )
 
 
 WORDS_ASM = tl.constexpr(

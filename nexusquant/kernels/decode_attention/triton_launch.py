@@ -1,4 +1,4 @@
-"""Starts the decode kernels: tables, parts, and what becomes of them. Imports Triton."""
+"""Starts the decode kernel and joins what its parts give. Imports Triton."""
 
 from __future__ import annotations
 
@@ -7,214 +7,147 @@ import math
 from typing import NamedTuple
 
 import torch
-import triton
 
-from nexusquant.config import PAGE_SIZE
-from nexusquant.kernels.decode_attention.reference import PackedView
-from nexusquant.kernels.decode_attention.triton_digits import SINGLE_FACTORS, WORD_FACTORS
-from nexusquant.kernels.decode_attention.triton_kernel import split_kernel
+from nexusquant.kernels.decode_attention.digit_tables import (
+    LEAST,
+    DigitTables,
+    column_table,
+    digit_tables,
+    value_rows,
+)
+from nexusquant.kernels.decode_attention.reference import PackedSums, PackedView
+from nexusquant.kernels.decode_attention.triton_kernel import part_kernel
 from nexusquant.lattice import Pairing
-from nexusquant.lattice.box_code import CENTRE_OFFSET, ODD_COSET_SHIFT
-from nexusquant.lattice.e8 import DIM as GROUP
-from nexusquant.lattice.packing import CodeLayout
 
-_LEAST = 16
+_PARTS_PER_PROCESSOR = 2
+_NUM_WARPS, _NUM_STAGES = 4, 2
 
 
-class DigitTables(NamedTuple):
-    """What the digits of a code with some widths stand for, as tables on a device.
-
-    Args:
-        rows: Coordinate of each digit, words first, -1 for padding. [8 (words + singles)], int32.
-        factors: What one step of that digit is of the coordinate's. float32, same shape.
-        parity_groups: Group whose parity each word and byte tells, or -1. int32.
-        offsets: What fields of 0 stand for. [coded coordinates], float32.
-        num_words: Words of a vector.
-        num_singles: Bytes of single bits.
-        words: Words with padding.
-        singles: The same for bytes.
-    """
-
-    rows: torch.Tensor
-    factors: torch.Tensor
-    parity_groups: torch.Tensor
-    offsets: torch.Tensor
-    num_words: int
-    num_singles: int
-    words: int
-    singles: int
-
-
-@functools.lru_cache(maxsize=1024)
-def digit_tables(widths: tuple[int, ...], device: torch.device) -> DigitTables:
-    """The tables of a code, constants of its widths."""
-    layout = CodeLayout.of(widths)
-    words = max(_LEAST, triton.next_power_of_2(len(layout.words)))
-    singles = max(_LEAST // 2, triton.next_power_of_2(len(layout.singles)))
-    of_words = torch.full((GROUP, words), -1, dtype=torch.int32), torch.zeros((GROUP, words))
-    of_singles = torch.full((GROUP, singles), -1, dtype=torch.int32), torch.zeros((GROUP, singles))
-    parity = torch.full((words + max(singles, _LEAST),), -1, dtype=torch.int32)
-    of_group = torch.arange(GROUP, dtype=torch.int32)
-    for place, (group, digit) in enumerate(layout.words):
-        of_words[0][:, place] = GROUP * group + of_group
-        of_words[1][:, place] = 4.0**digit / torch.tensor(WORD_FACTORS)
-        if digit == 0:
-            parity[place] = group
-    for place, group in enumerate(layout.singles):
-        of_singles[0][:, place] = GROUP * group + of_group
-        of_singles[1][:, place] = 2.0 ** (widths[group] - 1) / torch.tensor(SINGLE_FACTORS)
-        if widths[group] == 1:
-            parity[words + place] = group
-    offset = torch.tensor(CENTRE_OFFSET)
-    offsets = torch.cat([offset - 2.0 ** (width - 1) for width in widths if width])
-    rows, factors = (
-        torch.cat([one.flatten(), other.flatten()])
-        for one, other in zip(of_words, of_singles, strict=True)
-    )
-    tables = (rows, factors, parity, offsets)
-    sizes = (len(layout.words), len(layout.singles), words, singles)
-    return DigitTables(*(table.to(device) for table in tables), *sizes)
-
-
-@functools.lru_cache(maxsize=64)
-def column_table(dim: int, num_pairs: int, pairing: Pairing, device: torch.device) -> torch.Tensor:
-    """Columns of the left and the right half, which turn together; then -1. [2 * half], int32."""
-    half = max(_LEAST, triton.next_power_of_2(-(-dim // 2)))
-    every = torch.arange(dim, dtype=torch.int32)
-    turned, rest = every[: 2 * num_pairs], every[2 * num_pairs :]
-    if pairing is Pairing.NEIGHBOURS:
-        left, right = turned[::2], turned[1::2]
-    else:
-        left, right = turned[:num_pairs], turned[num_pairs:]
-    middle = -(-rest.numel() // 2)
-    table = torch.full((2, half), -1, dtype=torch.int32)
-    table[0, : num_pairs + middle] = torch.cat([left, rest[:middle]])
-    table[1, : num_pairs + rest.numel() - middle] = torch.cat([right, rest[middle:]])
-    return table.flatten().to(device)
-
-
-class Parts(NamedTuple):
-    """What parts of the text give; H_kv heads, S parts, Q queries a head, R digits of values."""
+class _Parts(NamedTuple):
+    """What the kernel writes: for every head and part, of each query; R rows of digits."""
 
     maxima: torch.Tensor
     totals: torch.Tensor
-    weighted: torch.Tensor
     weight_sums: torch.Tensor
+    weighted: torch.Tensor
 
 
-def attend_in_parts(
+def attend_packed(
     query: torch.Tensor,
     packed: PackedView,
     scaling: float,
     softcap: float | None,
-    num_parts: int,
-    first_position: int | None = None,
-    is_fast: bool = True,
-) -> Parts:
-    """Run the first kernel. Query [H, D]; `first_position` if every token is there from it on."""
-    device = query.device
+    *,
+    num_parts: int | None = None,
+) -> PackedSums:
+    """Compare one token's queries with everything that is packed.
+
+    Args:
+        query: [H, D], any float type.
+        packed: At least one vector, and one rotation for all of them.
+        scaling: Factor on the products of queries and keys.
+        softcap: As in `packed_attention`.
+        num_parts: Programs for each head; None: as many as fill the GPU.
+    """
     num_kv_heads = packed.page_table.shape[0]
-    grouped = query.shape[0] // num_kv_heads
-    keys = digit_tables(packed.key_quantizer.widths, device)
-    values = digit_tables(packed.value_quantizer.widths, device)
-    dim = packed.key_quantizer.dim
-    has_rotary = packed.rotary is not None and packed.pairing is not Pairing.NONE
-    frequencies = packed.rotary.segments[0].frequencies if has_rotary else torch.zeros(0)
-    pairing = packed.pairing if has_rotary else Pairing.HALVES
-    columns = column_table(dim, frequencies.numel(), pairing, device)
-    half = columns.numel() // 2
-    padded = torch.zeros(half, device=device)
-    padded[: frequencies.numel()] = frequencies
-    queries = max(_LEAST, triton.next_power_of_2(grouped))
-    rows = 9 * values.words
-    if values.num_singles:
-        rows += 8 * values.singles + max(values.singles, _LEAST)
-    shape = (num_kv_heads, num_parts, queries)
-    parts = Parts(
-        *(torch.empty(shape, device=device) for _ in range(2)),
-        torch.empty((*shape[:2], rows, queries), device=device),
-        torch.empty(shape, device=device),
-    )
-    num_pages = -(-packed.positions.shape[1] // PAGE_SIZE)
-    split_kernel[(num_kv_heads, num_parts)](
-        query.contiguous(),
-        packed.keys.codes,
-        packed.keys.scales,
-        packed.values.codes,
-        packed.values.scales,
-        packed.page_table,
-        packed.page_table.stride(0),
-        packed.lengths,
-        packed.positions,
-        packed.positions.stride(0),
-        first_position or 0,
-        packed.key_quantizer.basis,
-        packed.key_quantizer.row_units,
-        packed.key_quantizer.mean,
-        keys.rows,
-        keys.factors,
-        keys.parity_groups,
-        keys.offsets,
-        columns,
-        padded,
-        packed.rotary.scaling if has_rotary else 1.0,
-        scaling,
-        softcap or 1.0,
-        parts.maxima,
-        parts.totals,
-        parts.weighted,
-        parts.weight_sums,
-        -(-num_pages // num_parts),
-        packed.key_quantizer.num_coded,
-        PAGE=PAGE_SIZE,
-        DIM=dim,
-        HALF=half,
-        GROUPED=grouped,
-        QUERIES=queries,
-        KEY_BYTES=packed.key_quantizer.bytes_per_vector - 1,
-        NUM_KEY_WORDS=keys.num_words,
-        KEY_WORDS=keys.words,
-        NUM_KEY_SINGLES=keys.num_singles,
-        KEY_SINGLES=keys.singles,
-        VALUE_BYTES=packed.value_quantizer.bytes_per_vector - 1,
-        NUM_VALUE_WORDS=values.num_words,
-        VALUE_WORDS=values.words,
-        NUM_VALUE_SINGLES=values.num_singles,
-        VALUE_SINGLES=values.singles,
-        HAS_MEAN=packed.key_quantizer.mean is not None,
-        HAS_SOFTCAP=softcap is not None,
-        IS_WHOLE=first_position is not None,
-        IS_FAST=is_fast,
-        num_warps=4,
-    )
-    return parts
-
-
-def join_parts(parts: Parts, packed: PackedView) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Maximum and total [H_kv, Q] and the weighted values [H_kv, Q, D_v], over all parts."""
-    quantizer = packed.value_quantizer
-    tables = digit_tables(quantizer.widths, parts.maxima.device)
+    num_grouped = query.shape[0] // num_kv_heads
+    parts = _run(query, packed, scaling, softcap, num_parts or _num_parts(packed))
     maximum = parts.maxima.amax(dim=1)
     shrink = torch.exp2(parts.maxima - maximum.unsqueeze(1))
     total = (parts.totals * shrink).sum(dim=1)
     digits = (parts.weighted * shrink.unsqueeze(2)).sum(dim=1)
+    rows, offset = value_rows(packed.value_quantizer)
     weight = (parts.weight_sums * shrink).sum(dim=1)
-    matrix = _value_rows(quantizer, tables)
-    points_offset = tables.offsets @ quantizer.decoder
-    output = digits.mT @ matrix + weight.unsqueeze(-1) * points_offset
-    return maximum * math.log(2), total, output
+    weighted = digits.mT @ rows + weight.unsqueeze(-1) * offset
+    sums = (maximum * math.log(2), total, weighted)
+    return PackedSums(*(of_queries[:, :num_grouped] for of_queries in sums))
 
 
-def _value_rows(quantizer, tables: DigitTables) -> torch.Tensor:
-    decoder = quantizer.decoder
-    rows = tables.rows.long()
-    of_digits = decoder[rows.clamp(min=0)] * (tables.factors * (rows >= 0)).unsqueeze(1)
-    shift = torch.tensor(ODD_COSET_SHIFT, device=decoder.device)
-    of_groups = (decoder.unflatten(0, (-1, GROUP)) * shift[:, None]).sum(dim=1)
-    groups = tables.parity_groups.long()
-    of_parity = of_groups[groups.clamp(min=0)] * (groups >= 0).unsqueeze(1)
-    border = tables.words
-    parts = [of_digits[: 8 * border], of_parity[:border]]
-    if tables.num_singles:
-        parts += [of_digits[8 * border :], of_parity[border:]]
-    return torch.cat(parts)
+def _num_parts(packed: PackedView) -> int:
+    num_kv_heads, page_size = packed.page_table.shape[0], packed.keys.scales.shape[1]
+    num_pages = -(-packed.positions.shape[1] // page_size)
+    wanted = _PARTS_PER_PROCESSOR * _num_processors(packed.page_table.device)
+    return max(1, min(num_pages, wanted // num_kv_heads))
+
+
+@functools.cache
+def _num_processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _run(
+    query: torch.Tensor, packed: PackedView, scaling: float, softcap: float | None, num_parts: int
+) -> _Parts:
+    device, keys, values = query.device, packed.key_quantizer, packed.value_quantizer
+    of_keys, of_values = (digit_tables(coder.widths, device) for coder in (keys, values))
+    columns, frequencies, rotary_scaling = _rotation(packed, device)
+    num_kv_heads, page_size = packed.page_table.shape[0], packed.keys.scales.shape[1]
+    num_grouped = query.shape[0] // num_kv_heads
+    num_queries = max(LEAST, 1 << (num_grouped - 1).bit_length())
+    parts = _empty_parts(num_kv_heads, num_parts, num_queries, of_values, device)
+    num_pages = -(-packed.positions.shape[1] // page_size)
+    part_kernel[(num_kv_heads, num_parts)](
+        query.contiguous(),
+        *(packed.keys.codes, packed.keys.scales, packed.values.codes, packed.values.scales),
+        *(packed.page_table, packed.page_table.stride(0), packed.lengths),
+        *(packed.positions, packed.positions.stride(0), packed.first_position or 0),
+        *(keys.basis, keys.row_units, keys.mean),
+        *(of_keys.rows, of_keys.sizes, columns, frequencies),
+        *(rotary_scaling, scaling, softcap or 1.0),
+        *parts,
+        -(-num_pages // num_parts),
+        PAGE=page_size,
+        DIM=keys.dim,
+        HALF=columns.numel() // 2,
+        GROUPED=num_grouped,
+        QUERIES=num_queries,
+        **_layout("KEY", of_keys, keys.bytes_per_vector - 1),
+        **_layout("VALUE", of_values, values.bytes_per_vector - 1),
+        HAS_MEAN=keys.mean is not None,
+        HAS_SOFTCAP=softcap is not None,
+        IS_WHOLE=packed.first_position is not None,
+        # the interpreter knows no machine instructions
+        IS_FAST=device.type == "cuda",
+        num_warps=_NUM_WARPS,
+        num_stages=_NUM_STAGES,
+    )
+    return parts
+
+
+def _layout(name: str, tables: DigitTables, num_bytes: int) -> dict[str, int]:
+    return {
+        f"{name}_BYTES": num_bytes,
+        f"NUM_{name}_WORDS": tables.num_words,
+        f"{name}_WORDS": tables.words,
+        f"NUM_{name}_SINGLES": tables.num_singles,
+        f"{name}_SINGLES": tables.singles,
+    }
+
+
+def _rotation(packed: PackedView, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Columns that turn together, their frequencies, 0 for those that do not, and the factor."""
+    dim, rotary = packed.key_quantizer.dim, packed.rotary
+    if rotary is None or packed.pairing is Pairing.NONE:
+        columns = column_table(dim, 0, Pairing.HALVES, device)
+        return columns, torch.zeros(columns.numel() // 2, device=device), 1.0
+    frequencies = rotary.segments[0].frequencies.to(device, torch.float32)
+    columns = column_table(dim, frequencies.numel(), packed.pairing, device)
+    missing = columns.numel() // 2 - frequencies.numel()
+    return columns, torch.nn.functional.pad(frequencies, (0, missing)), rotary.scaling
+
+
+def _empty_parts(
+    num_kv_heads: int,
+    num_parts: int,
+    num_queries: int,
+    of_values: DigitTables,
+    device: torch.device,
+) -> _Parts:
+    num_rows = 9 * of_values.words
+    if of_values.num_singles:
+        num_rows += 8 * of_values.singles + max(of_values.singles, LEAST)
+    shape = (num_kv_heads, num_parts, num_queries)
+    flat = [torch.empty(shape, device=device) for _ in range(3)]
+    return _Parts(*flat, torch.empty((*shape[:2], num_rows, num_queries), device=device))
