@@ -2,7 +2,8 @@
 
 biases: constant vectors are added to the keys of every third layer before their rotation, as large
     biases of k_proj do in Qwen2.5. What 2-bit keys (values exact to 4 bits) cost the changed model
-    is compared with what they cost the unchanged one, in each type of the cache.
+    is compared with what they cost the unchanged one, in each type of the cache. `own_kl` is what
+    the type alone costs, without compression: the changed model in it against itself in float32.
 transfer: a profile measured on one kind of text, used on another kind, against a profile that was
     measured on that kind.
 
@@ -23,7 +24,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from fidelity_protocol import Method, measure, read_exactly  # noqa: E402
+from fidelity_protocol import ExactReading, Method, measure, read_exactly  # noqa: E402
 
 import nexusquant  # noqa: E402
 from nexusquant.engine import LoadedModel, load_embedded_model  # noqa: E402
@@ -41,7 +42,10 @@ def main() -> None:
     options = _options()
     loaded = load_embedded_model(options.data_dir, "cpu")
     texts = {name: _ids(loaded, path) for name, path in options.text}
-    out = {"benchmark": "robustness", "prefix_tokens": options.prefix, "tokens": options.tokens}
+    sizes = {"prefix_tokens": options.prefix, "tokens": options.tokens}
+    # what is not measured now stays as it was
+    before = json.loads(options.out.read_text("utf-8")) if options.out.exists() else {}
+    out = {**before, "benchmark": "robustness", **sizes}
     if "biases" in options.what:
         out["biases"] = _biases(loaded, next(iter(texts.values())), options)
     if "transfer" in options.what:
@@ -70,13 +74,17 @@ def _ids(loaded: LoadedModel, path: str) -> torch.Tensor:
 
 
 def _biases(loaded: LoadedModel, ids: torch.Tensor, options: argparse.Namespace) -> list[dict]:
-    rows = []
+    rows, exact = [], {}
     for dtype in options.dtype:
         loaded.model.to(getattr(torch, dtype))
         for norm in (0, *NORMS):
             with _key_biases(loaded, norm):
-                kl = _kl(loaded, ids, KEYS_ONLY, None, options)
-            rows.append({"dtype": dtype, "norm": norm, "kl": round(kl, 6)})
+                reading = _read(loaded, ids, options)
+                kl = _kl(loaded, reading, KEYS_ONLY, None)
+            row = {"dtype": dtype, "norm": norm, "kl": round(kl, 6)}
+            expected = exact.setdefault(norm, reading.log_probs)
+            own = (expected.exp() * (expected - reading.log_probs)).sum(dim=-1).mean()
+            rows.append(row | {"own_kl": round(float(own), 6)})
             print(rows[-1], flush=True)
     loaded.model.to(torch.float32)
     return rows
@@ -117,24 +125,25 @@ def _transfer(
     }
     for measured, ids in texts.items():
         for fitted, profile in profiles.items():
-            kl = _kl(loaded, ids, SAFE, profile, options)
+            kl = _kl(loaded, _read(loaded, ids, options), SAFE, profile)
             rows.append({"profile_of": fitted, "measured_on": measured, "kl": round(kl, 6)})
             print(rows[-1], flush=True)
     return rows
 
 
+def _read(loaded: LoadedModel, ids: torch.Tensor, options: argparse.Namespace) -> ExactReading:
+    num = options.prefix + options.tokens + 1
+    return read_exactly(loaded.model, ids[:, :num], options.prefix, 64)
+
+
 def _kl(
     loaded: LoadedModel,
-    ids: torch.Tensor,
+    reading: ExactReading,
     quant: nexusquant.QuantConfig,
     profile: nexusquant.ModelProfile | None,
-    options: argparse.Namespace,
 ) -> float:
-    model = loaded.model
-    profile = profile or nexusquant.build_profile(model, loaded.tokenizer)
+    profile = profile or nexusquant.build_profile(loaded.model, loaded.tokenizer)
     config = nexusquant.CompressionConfig(quant=quant)
-    num = options.prefix + options.tokens + 1
-    reading = read_exactly(model, ids[:, :num], options.prefix, 64)
     method = Method(
         "ours",
         "ours",
@@ -143,7 +152,7 @@ def _kl(
         ),
         nexusquant.CompressedCache.finish_prefill,
     )
-    return measure(model, method, reading)["kl"]
+    return measure(loaded.model, method, reading)["kl"]
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class QuantConfig:
     Args:
         key_bits: Mean bits per key value over all layers, in [1, 4]; scales are extra. Layers
             and directions that matter more get more of them.
-        value_bits: Mean bits per value of the values, a multiple of 0.5 in [1, 4]; scales are
+        value_bits: Mean bits per value of the values, a multiple of 0.25 in [1, 4]; scales are
             extra. Every layer gets the same.
         rotation_seed: Seed of the random signs of the values' rotation.
 
@@ -56,8 +56,8 @@ class QuantConfig:
                 raise ValueError(
                     f"{name} is {getattr(self, name)!r}; it must be in [{LEAST_BITS}, {MOST_BITS}]."
                 )
-        if self.value_bits * 2 % 1:
-            raise ValueError(f"value_bits is {self.value_bits!r}; use a multiple of 0.5.")
+        if self.value_bits * 4 % 1:
+            raise ValueError(f"value_bits is {self.value_bits!r}; use a multiple of 0.25.")
 
 
 @dataclass(frozen=True, kw_only=True)
