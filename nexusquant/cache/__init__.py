@@ -3,6 +3,7 @@
 from nexusquant.cache.attention import ATTENTION_NAME, CacheHandle
 from nexusquant.cache.cache import CacheMark, CompressedCache, load_cache
 from nexusquant.cache.hf_compat import checkpointed, forward_options, head_dims, watched_keys
+from nexusquant.cache.layer_choice import supported_layers
 from nexusquant.cache.profile import ModelProfile
 from nexusquant.cache.profile_builder import ProfileBuilder
 from nexusquant.cache.profile_file import load_profile, save_profile
@@ -24,5 +25,6 @@ __all__ = [
     "load_cache",
     "load_profile",
     "save_profile",
+    "supported_layers",
     "watched_keys",
 ]

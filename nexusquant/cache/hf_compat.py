@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
 from transformers.cache_utils import DynamicSlidingWindowLayer as SlidingLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -64,17 +64,27 @@ def select_attention(model: PreTrainedModel, name: str, function: Callable) -> N
         )
 
 
-def default_layers(model: PreTrainedModel) -> list[CacheLayerMixin]:
-    """The cache layers that transformers itself would make for this model.
+def default_layers(config: PreTrainedConfig) -> list[CacheLayerMixin]:
+    """The cache layers that transformers itself would make for a model of this config.
 
     Raises:
         UnsupportedModelError: A kind of layer that a compressed cache cannot stand in for.
     """
-    config = model.config.get_text_config(decoder=True)
+    if config.is_encoder_decoder:
+        raise UnsupportedModelError(
+            "This model has an encoder and a decoder (encoder-decoder); Nexusquant serves models "
+            "that only decode."
+        )
+    config = config.get_text_config(decoder=True)
     if getattr(config, "kv_lora_rank", None):
         raise UnsupportedModelError(
             "This model caches a latent instead of keys and values (multi-head latent attention); "
             "there is nothing for Nexusquant to compress."
+        )
+    if getattr(config, "num_kv_shared_layers", None):
+        raise UnsupportedModelError(
+            f"{config.num_kv_shared_layers} layers of this model read the keys and values of other "
+            "layers, which a compressed cache does not share yet."
         )
     layers = DynamicCache(config=config).layers or [
         DynamicLayer() for _ in range(config.num_hidden_layers)
@@ -92,9 +102,9 @@ def default_layers(model: PreTrainedModel) -> list[CacheLayerMixin]:
     return layers
 
 
-def head_dims(model: PreTrainedModel) -> list[int]:
+def head_dims(config: PreTrainedConfig) -> list[int]:
     """Values in one key of one head, for every layer: in some models they differ."""
-    config = model.config.get_text_config(decoder=True)
+    config = config.get_text_config(decoder=True)
     return [
         getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
         for layer in config.per_layer_config

@@ -214,7 +214,7 @@ def _describe(name: str, loaded: LoadedModel) -> ModelInfo:
         weight_bytes=sum(parameter.nbytes for parameter in parameters),
         num_layers=config.num_hidden_layers,
         num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=max(head_dims(model)),
+        head_dim=max(head_dims(model.config)),
         device=loaded.device.type,
         device_name=read_memory(loaded.device).device_name,
         dtype=str(model.dtype).removeprefix("torch."),

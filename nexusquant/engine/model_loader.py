@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from nexusquant.cache import ModelProfile
+from nexusquant.cache import ModelProfile, supported_layers
 from nexusquant.errors import OutOfMemoryError, UnsupportedModelError
 
 _UNLIMITED_CONTEXT = 1_000_000
@@ -63,6 +63,8 @@ def load_model(source: str | Path, device: str = "auto", dtype: str = "auto") ->
     torch_dtype = _choose_dtype(dtype, target)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        # before gigabytes are read for nothing
+        supported_layers(config)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             source,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tiny_models
 import torch
 
 from nexusquant.engine import LoadedModel, load_model
@@ -66,6 +67,17 @@ def test_pickled_weights_are_not_opened(tiny: LoadedModel, tmp_path: Path) -> No
 def test_an_unknown_dtype_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="float32, bfloat16, float16"):
         load_model(tmp_path, device="cpu", dtype="int8")
+
+
+@pytest.mark.parametrize("family", ["latent_attention", "linear_attention", "no_attention"])
+def test_a_model_that_cannot_be_compressed_is_refused_by_its_config(
+    family: str, tmp_path: Path
+) -> None:
+    make, reason = tiny_models.UNSUPPORTED[family]
+    # no weights and no tokenizer are there
+    make().config.save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match=reason):
+        load_model(tmp_path, device="cpu")
 
 
 @pytest.mark.model
