@@ -8,6 +8,7 @@ from nexusquant.cache.profile import ModelProfile
 from nexusquant.cache.profile_builder import ProfileBuilder
 from nexusquant.cache.profile_file import load_profile, save_profile
 from nexusquant.cache.storage import fingerprint
+from nexusquant.cache.stored_size import LayerShape, StoredParts, StoredSize, layer_shapes
 from nexusquant.cache.usage import CacheUsage
 
 __all__ = [
@@ -16,12 +17,16 @@ __all__ = [
     "CacheMark",
     "CacheUsage",
     "CompressedCache",
+    "LayerShape",
     "ModelProfile",
     "ProfileBuilder",
+    "StoredParts",
+    "StoredSize",
     "checkpointed",
     "fingerprint",
     "forward_options",
     "head_dims",
+    "layer_shapes",
     "load_cache",
     "load_profile",
     "save_profile",

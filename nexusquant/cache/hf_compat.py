@@ -28,6 +28,7 @@ __all__ = [
     "checkpointed",
     "default_layers",
     "forward_options",
+    "head_counts",
     "head_dims",
     "keys_at",
     "plain_sdpa",
@@ -107,6 +108,18 @@ def head_dims(config: PreTrainedConfig) -> list[int]:
     config = config.get_text_config(decoder=True)
     return [
         getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
+        for layer in config.per_layer_config
+    ]
+
+
+def head_counts(config: PreTrainedConfig) -> list[tuple[int, int]]:
+    """Heads of queries, and of keys and values, for every layer."""
+    config = config.get_text_config(decoder=True)
+    return [
+        (
+            layer.num_attention_heads,
+            getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads,
+        )
         for layer in config.per_layer_config
     ]
 
