@@ -8,11 +8,18 @@ from nexusquant.cache.profile import ModelProfile
 from nexusquant.cache.profile_builder import ProfileBuilder
 from nexusquant.cache.profile_file import load_profile, save_profile
 from nexusquant.cache.storage import fingerprint
-from nexusquant.cache.stored_size import LayerShape, StoredParts, StoredSize, layer_shapes
+from nexusquant.cache.stored_size import (
+    BLOCK_BYTES,
+    LayerShape,
+    StoredParts,
+    StoredSize,
+    layer_shapes,
+)
 from nexusquant.cache.usage import CacheUsage
 
 __all__ = [
     "ATTENTION_NAME",
+    "BLOCK_BYTES",
     "CacheHandle",
     "CacheMark",
     "CacheUsage",

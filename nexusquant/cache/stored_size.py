@@ -21,7 +21,11 @@ from nexusquant.cache.measure import BYTES_UNCOMPRESSED
 from nexusquant.cache.pages import pages_for
 from nexusquant.cache.profile import stored_tensors
 from nexusquant.config import PAGE_SIZE, CompressionConfig, QuantConfig
+from nexusquant.kernels.decode_attention.reference import CPU_BLOCK_BYTES, GPU_BLOCK_BYTES
 from nexusquant.lattice import E8Quantizer, Pairing, Rotary, RotarySegment, share_bits
+
+BLOCK_BYTES = {"cpu": CPU_BLOCK_BYTES, "cuda": GPU_BLOCK_BYTES}
+"""Bound on what attention decodes of a cache at a time, by kind of device."""
 
 # tensors without memory: only their sizes are asked for
 _NOWHERE = torch.device("meta")

@@ -16,6 +16,7 @@ from nexusquant.engine.events import (
 )
 from nexusquant.engine.generator import Generator
 from nexusquant.engine.memory import MemoryReading
+from nexusquant.engine.memory_plan import MemoryPlan, as_table, plan_memory
 from nexusquant.engine.model_loader import LoadedModel, load_model
 from nexusquant.engine.profiling import build_profile
 from nexusquant.engine.reading import prefill, read_chunks
@@ -26,6 +27,7 @@ from nexusquant.engine.self_test import (
     SelfTestReport,
 )
 from nexusquant.engine.stats import GenerationStats
+from nexusquant.engine.weights import Precision, WeightCount, count_weights
 from nexusquant.engine.worker import Job, JobState, Worker
 
 __all__ = [
@@ -44,19 +46,25 @@ __all__ = [
     "JobState",
     "LoadProgress",
     "LoadedModel",
+    "MemoryPlan",
     "MemoryReading",
     "Message",
     "ModelInfo",
+    "Precision",
     "PrefillProgress",
     "PresetReport",
     "RereadProgress",
     "SelfTestProgress",
     "SelfTestReport",
     "TextDelta",
+    "WeightCount",
     "Worker",
+    "as_table",
     "build_profile",
+    "count_weights",
     "load_embedded_model",
     "load_model",
+    "plan_memory",
     "prefill",
     "read_chunks",
 ]
