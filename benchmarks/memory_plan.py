@@ -8,11 +8,14 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qwen2Config
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nexusquant import PRESETS
 from nexusquant.cache import CompressedCache
