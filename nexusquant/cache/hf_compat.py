@@ -36,6 +36,7 @@ __all__ = [
     "rope_frequencies",
     "rope_settings",
     "select_attention",
+    "trained_length",
     "watched_keys",
 ]
 
@@ -196,6 +197,12 @@ def rope_frequencies(model: PreTrainedModel) -> tuple[torch.Tensor, float] | Non
             scaling = getattr(rotary, f"{prefix}attention_scaling", 1.0)
             return frequencies, float(scaling)
     return None
+
+
+def trained_length(config: PreTrainedConfig) -> int | None:
+    """Tokens of the longest text that the model was made for; None where nothing is said."""
+    config = config.get_text_config(decoder=True)
+    return getattr(config, "max_position_embeddings", None)
 
 
 def keys_at(model: PreTrainedModel, token_ids: torch.Tensor, first: int) -> list[torch.Tensor]:

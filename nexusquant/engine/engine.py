@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from nexusquant.cache import head_dims
-from nexusquant.config import CompressionConfig
+from nexusquant.config import CompressionConfig, RopeScaling
 from nexusquant.engine.chat import Message
 from nexusquant.engine.conversation import Conversation
 from nexusquant.engine.default_model import MODEL_NAME, default_model_dir, prepare_default_model
@@ -113,13 +113,27 @@ class Engine:
         """Run `work()`, an iterator of events, on the engine's thread after what waits already."""
         return self._worker.submit(work)
 
-    def new_conversation(self, config: CompressionConfig) -> Conversation:
+    def new_conversation(
+        self, config: CompressionConfig, scaling: RopeScaling | None = None
+    ) -> Conversation:
         """An empty conversation with the present model; no work is done yet.
+
+        Args:
+            config: What to compress.
+            scaling: How its positions are scaled; None: not at all.
 
         Raises:
             CacheStateError: No model is loaded.
         """
-        return Conversation(self._model(), config)
+        return Conversation(self._model(), config, scaling)
+
+    def scalings_for(self, num_tokens: int) -> tuple[RopeScaling, ...]:
+        """Scalings of positions that make room for so many tokens and an answer, best first.
+
+        Raises:
+            CacheStateError: No model is loaded.
+        """
+        return self._model().scalings_for(num_tokens)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         """Write messages the way the model was taught to read them.

@@ -13,7 +13,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from nexusquant.cache import ModelProfile, supported_layers
+from nexusquant.cache import ModelProfile, scalings_for, supported_layers
+from nexusquant.config import RopeScaling
 from nexusquant.errors import OutOfMemoryError, UnsupportedModelError
 
 _UNLIMITED_CONTEXT = 1_000_000
@@ -44,6 +45,10 @@ class LoadedModel:
     device: torch.device
     notes: tuple[str, ...] = ()
     profile: ModelProfile | None = None
+
+    def scalings_for(self, num_tokens: int) -> tuple[RopeScaling, ...]:
+        """Scalings of positions that make room for so many tokens and an answer, best first."""
+        return scalings_for(self.model.config, num_tokens + self.context_length // 8)
 
 
 def load_model(source: str | Path, device: str = "auto", dtype: str = "auto") -> LoadedModel:

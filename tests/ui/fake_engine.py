@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nexusquant.cache.usage import CacheUsage
-from nexusquant.config import CompressionConfig, SamplingParams, ScorerName
+from nexusquant.config import CompressionConfig, RopeScaling, SamplingParams, ScorerName
 from nexusquant.engine import (
     Event,
     Finished,
@@ -143,8 +143,13 @@ class FakeEngine:
         threading.Thread(target=job.run, daemon=True).start()
         return job
 
-    def new_conversation(self, config: CompressionConfig) -> FakeConversation:
+    def new_conversation(
+        self, config: CompressionConfig, scaling: RopeScaling | None = None
+    ) -> FakeConversation:
         return FakeConversation(self, config)
+
+    def scalings_for(self, num_tokens: int) -> tuple[RopeScaling, ...]:
+        return ()
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         text = "".join(f"<{m.role}> {m.content} </{m.role}>\n" for m in messages)
