@@ -6,9 +6,10 @@ hold it to what `measure` finds in real caches. Must not know devices or what el
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import torch
@@ -117,7 +118,7 @@ class StoredSize:
         if eviction is not None and num_decided >= eviction.min_span:
             keep_ratio = eviction.keep_ratio
         narrow = self._plus(num_decided, num_exact, BYTES_UNCOMPRESSED, keep_ratio)
-        return narrow._replace(exact=narrow.exact + self._uncoded_bytes(num_tokens))
+        return narrow._replace(exact=narrow.exact + num_tokens * self._uncoded_bytes)
 
     def while_reading(self, num_coded: int, num_exact: int, num_new: int) -> StoredParts:
         """Bytes in the middle of a text, with a profile of the model.
@@ -129,9 +130,9 @@ class StoredSize:
         """
         sinks = min(num_coded, self.compression.num_sink_tokens)
         parts = self._plus(num_coded - sinks, num_exact, self.value_bytes, 1.0)
-        sink_bytes = sinks * BYTES_UNCOMPRESSED * sum(s.values_per_token for s in self._coded)
+        sink_bytes = sinks * BYTES_UNCOMPRESSED * self._num_coded_values
         num_tokens = num_coded + num_exact
-        exact = parts.exact + sink_bytes + self._uncoded_bytes(num_tokens)
+        exact = parts.exact + sink_bytes + num_tokens * self._uncoded_bytes
         return parts._replace(
             exact=exact + self._query_bytes(num_tokens),
             sliding=self._window_bytes(num_tokens, num_new),
@@ -142,6 +143,21 @@ class StoredSize:
         return BYTES_UNCOMPRESSED * sum(
             shape.values_per_token * _num_held(shape, num_tokens) for shape in self.shapes
         )
+
+    def _plus(
+        self, num_coded: int, num_exact: int, exact_bytes: int, keep_ratio: float
+    ) -> StoredParts:
+        """Parts for tokens in pages and exact ones of the layers with pages, and the windows."""
+        num_tokens = num_coded + num_exact
+        pages = _pages_of_head(num_coded, keep_ratio)
+        codes = round(pages * PAGE_SIZE * self._vector_bytes)
+        # the longest head decides how wide the table is
+        width = round(pages + 0.5 * (keep_ratio < 1))
+        tables = self._num_heads * width * _TABLE_ENTRY_BYTES
+        tables += self._num_heads * -(-num_coded // 8) * (keep_ratio < 1)
+        tables += self._coder_bytes * (num_tokens > 0)
+        exact = num_exact * exact_bytes * self._num_coded_values
+        return StoredParts(codes, exact, tables, self._window_bytes(num_tokens))
 
     @cached_property
     def _coded(self) -> tuple[LayerShape, ...]:
@@ -163,24 +179,14 @@ class StoredSize:
             for shape in set(self._coded)
         }
 
-    def _plus(
-        self, num_coded: int, num_exact: int, exact_bytes: int, keep_ratio: float
-    ) -> StoredParts:
-        """Parts for tokens in pages and exact ones of the layers with pages, and the windows."""
-        num_tokens = num_coded + num_exact
-        codes = tables = exact = 0
-        for shape in self._coded:
-            codec = self._codecs[shape]
-            pages = _pages_of_head(num_coded, keep_ratio)
-            vector_bytes = codec.keys.bytes_per_vector + codec.values.bytes_per_vector
-            codes += round(shape.num_kv_heads * pages * PAGE_SIZE * vector_bytes)
-            tables += shape.num_kv_heads * round(pages + 0.5 * (keep_ratio < 1))
-            exact += shape.values_per_token * num_exact * exact_bytes
-        tables *= _TABLE_ENTRY_BYTES
-        if keep_ratio < 1:
-            tables += sum(shape.num_kv_heads * -(-num_coded // 8) for shape in self._coded)
-        tables += self._coder_bytes if num_tokens else 0
-        return StoredParts(codes, exact, tables, self._window_bytes(num_tokens))
+    @cached_property
+    def _vector_bytes(self) -> int:
+        """Packed keys and values of one token in all heads of all layers."""
+        codecs = [(shape, self._codecs[shape]) for shape in self._coded]
+        return sum(
+            shape.num_kv_heads * (codec.keys.bytes_per_vector + codec.values.bytes_per_vector)
+            for shape, codec in codecs
+        )
 
     @cached_property
     def _coder_bytes(self) -> int:
@@ -190,21 +196,41 @@ class StoredSize:
         keys = {id(t) for t in own}
         return _num_bytes(own) + _num_bytes(t for i, t in shared.items() if i not in keys)
 
-    def _uncoded_bytes(self, num_tokens: int) -> int:
-        coded = set(self._coded)
-        shapes = [s for s in self.shapes if s.sliding_window is None and s not in coded]
-        return num_tokens * self.value_bytes * sum(s.values_per_token for s in shapes)
+    @cached_property
+    def _num_heads(self) -> int:
+        return sum(shape.num_kv_heads for shape in self._coded)
+
+    @cached_property
+    def _num_coded_values(self) -> int:
+        return sum(shape.values_per_token for shape in self._coded)
+
+    @cached_property
+    def _windows(self) -> Counter[LayerShape]:
+        return Counter(shape for shape in self.shapes if shape.sliding_window is not None)
+
+    @cached_property
+    def _uncoded_bytes(self) -> int:
+        """One token in the layers that see everything and cannot be coded."""
+        growing = [shape for shape in self.shapes if shape.sliding_window is None]
+        values = sum(shape.values_per_token for shape in growing) - self._num_coded_values
+        return values * self.value_bytes
+
+    @cached_property
+    def _num_query_values(self) -> int:
+        return sum(shape.num_heads * shape.head_dim for shape in self._coded)
 
     def _query_bytes(self, num_tokens: int) -> int:
         """The newest queries, which scorers look at."""
         eviction = self.compression.eviction
         num_queries = min(num_tokens, eviction.observation_window if eviction else 0)
-        return num_queries * self.value_bytes * sum(s.num_heads * s.head_dim for s in self._coded)
+        return num_queries * self.value_bytes * self._num_query_values
 
     def _window_bytes(self, num_tokens: int, num_new: int = 0) -> int:
-        windows = [s for s in self.shapes if s.sliding_window is not None]
-        values = sum(s.values_per_token * _num_held(s, num_tokens, num_new) for s in windows)
-        return values * self.value_bytes + len(windows) * _WINDOW_TENSOR_BYTES
+        values = sum(
+            count * shape.values_per_token * _num_held(shape, num_tokens, num_new)
+            for shape, count in self._windows.items()
+        )
+        return values * self.value_bytes + self._windows.total() * _WINDOW_TENSOR_BYTES
 
 
 def _num_held(shape: LayerShape, num_tokens: int, num_new: int = 0) -> int:
@@ -219,10 +245,12 @@ def _pages_of_head(num_coded: int, keep_ratio: float) -> float:
     return num_coded * keep_ratio / PAGE_SIZE + 0.5
 
 
+@lru_cache(maxsize=64)
 def _values_coder(dim: int, quant: QuantConfig) -> E8Quantizer:
     return E8Quantizer.create(dim, quant.value_bits, quant.rotation_seed, _NOWHERE)
 
 
+@lru_cache(maxsize=64)
 def _keys_coder(shape: LayerShape, quant: QuantConfig) -> E8Quantizer:
     """The coder that keys have in the mean; a profile moves bits from layer to layer."""
     heads, dim = shape.num_kv_heads, shape.head_dim

@@ -17,6 +17,7 @@ from nexusquant.engine.events import (
 from nexusquant.engine.generator import Generator
 from nexusquant.engine.memory import MemoryReading
 from nexusquant.engine.memory_plan import MemoryPlan, as_table, plan_memory
+from nexusquant.engine.model_list import FitLabel, ListedModel, ModelFit, fit_of, listed_models
 from nexusquant.engine.model_loader import LoadedModel, load_model
 from nexusquant.engine.profiling import build_profile
 from nexusquant.engine.reading import prefill, read_chunks
@@ -40,15 +41,18 @@ __all__ = [
     "Event",
     "FinishReason",
     "Finished",
+    "FitLabel",
     "GenerationStats",
     "Generator",
     "Job",
     "JobState",
+    "ListedModel",
     "LoadProgress",
     "LoadedModel",
     "MemoryPlan",
     "MemoryReading",
     "Message",
+    "ModelFit",
     "ModelInfo",
     "Precision",
     "PrefillProgress",
@@ -62,6 +66,8 @@ __all__ = [
     "as_table",
     "build_profile",
     "count_weights",
+    "fit_of",
+    "listed_models",
     "load_embedded_model",
     "load_model",
     "plan_memory",

@@ -31,7 +31,8 @@ class ChunkShape:
     """The sizes that decide what a forward needs.
 
     Args:
-        shapes: The layers.
+        shapes: The kinds of layers that there are.
+        num_heads_coded: Heads of keys and values in all layers that can be coded.
         hidden_size: Numbers that describe a token between layers.
         mlp_width: Numbers inside a layer's MLP, over the experts that a token takes.
         vocabulary: Possible tokens.
@@ -39,7 +40,8 @@ class ChunkShape:
         block_bytes: Bound on what attention decodes of pages at a time.
     """
 
-    shapes: Sequence[LayerShape]
+    shapes: tuple[LayerShape, ...]
+    num_heads_coded: int
     hidden_size: int
     mlp_width: int
     vocabulary: int
@@ -110,7 +112,7 @@ class ChunkShape:
         return min(self.block_bytes, num_tokens * per_token)
 
     def _pairs(self, num_tokens: int) -> int:
-        return num_tokens * sum(s.num_kv_heads for s in self.shapes if s.can_be_coded)
+        return num_tokens * self.num_heads_coded
 
 
 def chunk_shape(
@@ -126,7 +128,8 @@ def chunk_shape(
     """
     config = config.get_text_config(decoder=True)
     return ChunkShape(
-        tuple(shapes),
+        tuple(set(shapes)),
+        sum(shape.num_kv_heads for shape in shapes if shape.can_be_coded),
         config.hidden_size,
         _mlp_width(config),
         config.vocab_size,
