@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig
 
 from nexusquant.errors import UnsupportedModelError
 
@@ -36,6 +36,28 @@ class Precision(str, Enum):
     def value_bytes(self) -> int:
         """Bytes of a number that is computed with."""
         return 4 if self is Precision.FLOAT32 else 2
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether linear layers are held in fewer bits than they are computed with."""
+        return self in (Precision.INT8, Precision.NF4)
+
+    def load_options(self) -> dict[str, object]:
+        """What transformers' `from_pretrained` is to be told."""
+        if not self.is_quantized:
+            return {"dtype": getattr(torch, self.value)}
+        return {"dtype": torch.bfloat16, "quantization_config": _bitsandbytes_config(self)}
+
+
+def _bitsandbytes_config(precision: Precision) -> BitsAndBytesConfig:
+    if precision is Precision.INT8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 @dataclass(frozen=True)
