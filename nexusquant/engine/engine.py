@@ -84,17 +84,28 @@ class Engine:
         """Jobs that have not begun."""
         return self._worker.num_waiting
 
-    def load(self, name: str | None = None) -> Job:
+    @property
+    def has_gpu(self) -> bool:
+        """Whether models run on a GPU."""
+        return choose_device(self._device)[0].type == "cuda"
+
+    def room_bytes(self) -> int:
+        """Memory that another model may take: what is free, and what the present one would free."""
+        held = self.info.weight_bytes if self.info else 0
+        return self.memory().device_free_bytes + held
+
+    def load(self, name: str | None = None, dtype: str | None = None) -> Job:
         """Load a model in place of the present one.
 
         Args:
             name: Hugging Face id or local folder; None means the embedded default model.
+            dtype: What its weights are held in, as `Engine` takes it; None: as the engine was made.
 
         Returns:
             A job with `LoadProgress` events and a `ModelInfo` as result. If it fails, the model
             before it is gone too: two rarely fit.
         """
-        return self.submit(lambda: self._load(name))
+        return self.submit(lambda: self._load(name, dtype or self._dtype))
 
     def self_test(self) -> Job:
         """Measure every preset on the present model while nothing else is to be done.
@@ -177,7 +188,7 @@ class Engine:
             raise CacheStateError("No model is loaded yet.")
         return self._loaded
 
-    def _load(self, name: str | None) -> Events[LoadProgress, None, ModelInfo]:
+    def _load(self, name: str | None, dtype: str) -> Events[LoadProgress, None, ModelInfo]:
         source: str | Path = name or default_model_dir(self._data_dir)
         if name is None:
             yield from prepare_default_model(self._data_dir)
@@ -187,7 +198,7 @@ class Engine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         yield LoadProgress(f"Loading {label}", 0.0)
-        loaded = load_model(source, self._device, self._dtype)
+        loaded = load_model(source, self._device, dtype)
         self._loaded = yield from self._measurements.with_profile(loaded)
         self.report = self._measurements.report(self._loaded)
         self.info = _describe(label, self._loaded)

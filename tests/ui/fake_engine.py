@@ -130,7 +130,13 @@ class FakeEngine:
     def is_idle(self) -> bool:
         return not self._busy.locked() and not self.waiting
 
-    def load(self, name: str | None = None) -> Job:
+    has_gpu = True
+
+    def room_bytes(self) -> int:
+        return self.memory().device_free_bytes + (self.info.weight_bytes if self.info else 0)
+
+    def load(self, name: str | None = None, dtype: str | None = None) -> Job:
+        self.loaded_dtype = dtype
         return self.submit(lambda: self._load(name))
 
     def submit(self, work: Callable[[], Iterator[Event]]) -> Job:
