@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from nexusquant.cache import hf_compat, storage
+from nexusquant.cache import hf_compat, hf_rope, storage
 from nexusquant.cache.attention import ATTENTION_NAME, CacheHandle, nexusquant_attention
 from nexusquant.cache.evictor import Evictor
 from nexusquant.cache.layer import CompressedLayer
@@ -128,7 +128,7 @@ class CompressedCache(hf_compat.Cache):
         self._rope.check()
         model = self._model()
         if self._rotary is not None and model is not None:
-            frequencies, _ = hf_compat.rope_frequencies(model)
+            frequencies, _ = hf_rope.rope_frequencies(model)
             self._rotary.observe(self.num_seen_tokens, frequencies)
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
@@ -284,7 +284,7 @@ class CompressedCache(hf_compat.Cache):
         model = self._model()
         if self._rotary is not None and model is not None:
             with self._rope.in_force():
-                self._rotary.recognise(hf_compat.rope_frequencies(model)[0])
+                self._rotary.recognise(hf_rope.rope_frequencies(model)[0])
 
     def _compressed_layers(self) -> list[CompressedLayer]:
         return [layer for layer in self.layers if isinstance(layer, CompressedLayer)]

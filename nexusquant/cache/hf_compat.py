@@ -33,7 +33,6 @@ __all__ = [
     "keys_at",
     "plain_sdpa",
     "plain_softcapped",
-    "rope_frequencies",
     "rope_settings",
     "select_attention",
     "trained_length",
@@ -179,24 +178,6 @@ def checkpointed(model: PreTrainedModel) -> Iterator[None]:
         getattr(model, f"{kind}_checkpointing_disable")()
         for layer, was_training in zip(layers, before, strict=True):
             layer.training = was_training
-
-
-def rope_frequencies(model: PreTrainedModel) -> tuple[torch.Tensor, float] | None:
-    """The angles per token that the model's full-attention layers rotate by right now.
-
-    Scaling types that depend on the length change them during a text.
-
-    Returns:
-        Frequencies [rotary_dim / 2] in radians, float32, and the factor on cosines and sines;
-        None for a model without rotary embeddings.
-    """
-    rotary = getattr(model.get_decoder(), "rotary_emb", None)
-    for prefix in ("", "full_attention_"):
-        frequencies = getattr(rotary, f"{prefix}inv_freq", None)
-        if isinstance(frequencies, torch.Tensor):
-            scaling = getattr(rotary, f"{prefix}attention_scaling", 1.0)
-            return frequencies, float(scaling)
-    return None
 
 
 def trained_length(config: PreTrainedConfig) -> int | None:

@@ -1,4 +1,4 @@
-"""The part of `hf_compat` that scales rotations: touches of transformers and nothing else.
+"""The part of `hf_compat` that knows rotations: touches of transformers and nothing else.
 
 Tested with transformers 5.17 and 5.23.
 """
@@ -14,6 +14,34 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from nexusquant.cache import hf_compat
+
+
+def rope_frequencies(model: PreTrainedModel) -> tuple[torch.Tensor, float] | None:
+    """The angles per token that the model's full-attention layers rotate by right now.
+
+    Scaling types that depend on the length change them during a text.
+
+    Returns:
+        Frequencies [rotary_dim / 2] in radians, float32, and the factor on cosines and sines;
+        None for a model without rotary embeddings.
+    """
+    rotary = getattr(model.get_decoder(), "rotary_emb", None)
+    for prefix in ("", "full_attention_"):
+        frequencies = getattr(rotary, f"{prefix}inv_freq", None)
+        if isinstance(frequencies, torch.Tensor):
+            scaling = getattr(rotary, f"{prefix}attention_scaling", 1.0)
+            return _kept(rotary, prefix, frequencies), float(scaling)
+    return None
+
+
+def _kept(rotary: torch.nn.Module, prefix: str, frequencies: torch.Tensor) -> torch.Tensor:
+    """The tensor that will still hold these frequencies later: longrope writes over its own."""
+    if "longrope" not in str(getattr(rotary, "rope_type", "")):
+        return frequencies
+    sets = (getattr(rotary, f"{prefix}{name}_inv_freq", None) for name in ("original", "long"))
+    known = [one for one in sets if isinstance(one, torch.Tensor)]
+    equal = [one for one in known if torch.equal(one.to(frequencies.device), frequencies)]
+    return equal[0] if equal else frequencies.clone()
 
 
 def rope_parameters(config: PreTrainedConfig) -> dict | None:

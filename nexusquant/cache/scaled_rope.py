@@ -63,7 +63,7 @@ class ScaledRope:
         """
         if self.scaling is None:
             return
-        found = hf_compat.rope_frequencies(self._model())
+        found = hf_rope.rope_frequencies(self._model())
         if found is None or found[0] is not self._frequencies:
             raise CacheStateError(
                 f"This cache holds a text with scaled positions ({self.scaling}). Call the model "
