@@ -11,7 +11,7 @@ decoded).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -25,6 +25,9 @@ from nexusquant.engine.weights import Precision, WeightCount, count_weights
 
 CUDA_CONTEXT_BYTES = 450 * 2**20
 """What the driver, the libraries and their workspaces take before the first tensor."""
+
+LEAST_EXACT_SPAN = 512
+"""Shorter spans would be coded before a scorer has seen enough of them."""
 
 _TYPICAL_TOKENS = 16_384
 _LONGEST = 2**24
@@ -121,6 +124,32 @@ class MemoryPlan:
             else:
                 too_many = middle
         return fitting
+
+    def with_exact_span(self, exact_prefill_tokens: int) -> MemoryPlan:
+        """The same plan with another number of tokens that stay exact while a text is read."""
+        compression = replace(self.compression, exact_prefill_tokens=exact_prefill_tokens)
+        size = replace(self.size, compression=compression)
+        return replace(self, compression=compression, size=size)
+
+    def exact_span_that_fits(self, num_tokens: int, free_bytes: int) -> int | None:
+        """Most tokens that can stay exact while so long a text is read; halves of the config's.
+
+        What is scored and coded is exact then; a shorter span costs a little of that and makes
+        room for a longer text.
+
+        Args:
+            num_tokens: Tokens of the text, answer included.
+            free_bytes: Free before the model is loaded.
+
+        Returns:
+            Tokens, `LEAST_EXACT_SPAN` or more; None where the text does not fit at all.
+        """
+        span = self.compression.exact_prefill_tokens
+        while span >= LEAST_EXACT_SPAN:
+            if self.with_exact_span(span).needed_bytes(num_tokens) <= free_bytes:
+                return span
+            span //= 2
+        return None
 
     def terms(self, num_tokens: int) -> tuple[tuple[str, int], ...]:
         """Every part of `needed_bytes` at the moment of the peak, with its name, in order."""

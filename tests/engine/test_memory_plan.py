@@ -139,6 +139,16 @@ def test_a_shorter_exact_span_leaves_room_for_a_longer_text(weights_8b):
     assert short > 3 * long
 
 
+def test_the_longest_exact_span_that_leaves_room_is_found(weights_8b):
+    plan, free = plan_8b("safe", weights_8b), 8 * GIB
+    assert plan.exact_span_that_fits(8_000, free) == 16_384
+    span = plan.exact_span_that_fits(40_960, 7 * GIB)
+    assert 512 <= span < 16_384
+    assert plan.with_exact_span(span).needed_bytes(40_960) <= 7 * GIB
+    assert plan.with_exact_span(2 * span).needed_bytes(40_960) > 7 * GIB
+    assert plan.exact_span_that_fits(4_000_000, free) is None
+
+
 def test_the_cache_of_a_long_text_shrinks_by_what_the_preset_promises(weights_8b):
     for preset, factor in (("safe", 7.5), ("high", 11.5), ("balanced", 19), ("max", 40)):
         plan = plan_8b(preset, weights_8b)
