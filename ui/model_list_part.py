@@ -22,9 +22,7 @@ class ModelListWidgets:
 
 def build_model_list() -> ModelListWidgets:
     """Lay the part out; the list is filled when the tab is opened."""
-    models = gr.Dropdown(
-        [], value=None, label="Models that are known to work", elem_id="set-model-list"
-    )
+    models = gr.Dropdown([], value=None, label="Models to choose from", elem_id="set-model-list")
     facts = own_html("set-model-facts")
     weights = gr.Dropdown(
         list(WEIGHTS),
