@@ -156,7 +156,7 @@ def install(with_tests: bool) -> dict:
         windows = "install Microsoft's Visual C++ Redistributable (x64), then start again"
         advice = windows if os.name == "nt" else "start again with --repair"
         raise LaunchError(f"torch does not load ({found['error']}): {advice}.")
-    LOG.info("Downloading the other packages: about 150 MB ...")
+    LOG.info("Downloading the other packages: about 200 MB ...")
     # torch's pin is in the list again, so that no other package can replace it
     test_list = ("-r", ROOT / TEST_REQUIREMENTS) if with_tests else ()
     if not pip_install("-r", ROOT / REQUIREMENTS, *test_list):

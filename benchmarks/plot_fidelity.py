@@ -154,7 +154,7 @@ def figure(results: Mapping) -> go.Figure:
         title="Bits per value, and how many times smaller than 16 bits; every byte held is counted",
         tickvals=BITS_TICKS,
         ticktext=ticks,
-        range=_log_range([point[0] for point in shown]),
+        range=log_range([point[0] for point in shown]),
     )
     chart.update_yaxes(
         type="log",
@@ -162,7 +162,7 @@ def figure(results: Mapping) -> go.Figure:
         dtick=1,
         tickformat="~f",
         minor={"dtick": "D1", "showgrid": True, "gridcolor": "#f1f5f9"},
-        range=_log_range([point[1] for point in shown]),
+        range=log_range([point[1] for point in shown]),
     )
     return chart
 
@@ -187,7 +187,7 @@ def _add_family(chart: go.Figure, family: str, points: Sequence[Point]) -> None:
         )
 
 
-def _log_range(values: Sequence[float]) -> list[float]:
+def log_range(values: Sequence[float]) -> list[float]:
     """Ends of a logarithmic axis, a little beyond the values."""
     low, high = math.log10(min(values)), math.log10(max(values))
     gap = 0.04 * (high - low)

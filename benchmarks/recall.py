@@ -1,22 +1,21 @@
-"""How many facts of a long text can still be found after eviction, ours and other rules.
+"""How much of a long text can still be found after eviction, by our rule and by others.
 
-Texts with hidden facts are read, compressed without knowing any question, and asked about; see
-`recall_tasks.py` and `recall_protocol.py`. Recall is relative to what the uncompressed model finds;
-intervals are 95 % bootstrap intervals over texts. Prints a table and writes JSON; runs add up,
-a text that is in the file already is not read again.
+Texts with hidden facts, manuals and plain texts are read, compressed without knowing any question,
+and asked about; see `recall_tasks.py` and `recall_protocol.py`. Recall is relative to what the
+uncompressed model finds; what it answers without the text is not asked. Every other rule gets at
+least the bytes of ours. Prints a table and writes JSON; runs add up, a text that is in the file
+already is not read again.
 
-    python benchmarks/recall.py --text prose=FILE --text speech=FILE
+    python benchmarks/recall.py --text prose=FILE --text speech=FILE --manual FILE.pdf
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import platform
-import random
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,39 +25,50 @@ import transformers
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from recall_protocol import ask, compress, held_vectors, observations  # noqa: E402
-from recall_tasks import TASKS, Context, make_context  # noqa: E402
+from recall_protocol import Held, answered, ask, compress, held_vectors, observations  # noqa: E402
+from recall_summary import (  # noqa: E402
+    OURS,
+    SUMMARY,
+    WHOLE,
+    open_results,
+    print_summary,
+    write_results,
+)
+from recall_tasks import MANUAL, TASKS, Context, make_context  # noqa: E402
 
 import nexusquant  # noqa: E402
-from nexusquant.engine import LoadedModel, load_embedded_model  # noqa: E402
+from nexusquant.documents import extract  # noqa: E402
+from nexusquant.engine import LoadedModel, load_model  # noqa: E402
+from nexusquant.engine.default_model import default_model_dir, prepare_default_model  # noqa: E402
 from nexusquant.engine.prefill import prefill_chunks  # noqa: E402
 from nexusquant.engine.rereading import reread_chunks  # noqa: E402
 from nexusquant.eviction import make_scorer  # noqa: E402
 
 PRESETS = ("high", "balanced", "max")
 PEERS = ("snapkv", "expected_attention", "streaming", "random")
-PEER_TASK, OURS = "needles", "reconstruction"
-NUM_RESAMPLES = 2000
+NUM_TEXTS = {"needles": 28, "same sentence": 28, "key-value": 14, MANUAL: 14, SUMMARY: 8}
+"""Texts of each task; over 200 questions each."""
+SUMMARY_TOKENS = 64
 
 
 def main() -> None:
     """Read texts, ask, and write what was found."""
     options = _options()
-    loaded = load_embedded_model(options.data_dir, "cpu")
+    loaded = load_float32(options.data_dir, options.device)
     profile = nexusquant.build_profile(loaded.model, loaded.tokenizer)
-    hays = [_tokens(loaded, path) for _, path in options.text]
-    results = _open(options, loaded)
+    results = open_results(options.out, setting("recall", loaded, options.tokens))
+    hays = [_tokens(loaded, _text_file(path)) for _, path in options.text]
+    manuals = [_tokens(loaded, _document(path)) for path in options.manual]
     done = {(row["task"], row["seed"]) for row in results["rows"]}
-    for seed in range(options.seeds):
-        for task in options.task or TASKS:
-            if (task, seed) in done:
-                continue
-            hay = hays[seed % len(hays)]
-            context = make_context(task, loaded.tokenizer, hay, options.tokens, seed)
-            peers = PEERS if seed < options.peer_seeds and task == PEER_TASK else ()
-            results["rows"].append(_measure(loaded, profile, context, seed, peers))
-            _write(options.out, results)
-    _print(results["summary"])
+    for task, seed in _texts(options):
+        if (task, seed) not in done:
+            sources = manuals if task == MANUAL else hays
+            source = sources[seed % len(sources)]
+            context = make_context(task, loaded.tokenizer, source, options.tokens, seed)
+            results["rows"].append(_measure(loaded, profile, context, seed, options.peer))
+            write_results(options.out, results)
+    write_results(options.out, results)
+    print_summary(results)
 
 
 def _options() -> argparse.Namespace:
@@ -67,17 +77,61 @@ def _options() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--text", action="append", required=True, type=lambda t: t.split("=", 1))
+    add("--manual", action="append", default=[], type=Path, help=f"PDFs for {MANUAL!r}")
     add("--tokens", type=int, default=8000, help="length of each text")
-    add("--seeds", type=int, default=8, help="texts of each task")
-    add("--peer-seeds", type=int, default=4, help=f"texts of {PEER_TASK!r} for the other rules")
-    add("--task", action="append", choices=tuple(TASKS))
+    add("--seeds", type=int, help=f"texts of each task, instead of {NUM_TEXTS}")
+    add("--peer", action="append", choices=PEERS, help="other rules; all unless said otherwise")
+    add("--task", action="append", choices=TASKS)
+    add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--out", type=Path, default=ROOT / "benchmarks" / "results" / "recall.json")
     add("--data-dir", type=Path, default=Path("data"))
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.peer = options.peer or PEERS
+    options.task = options.task or [name for name in TASKS if name != MANUAL or options.manual]
+    if MANUAL in options.task and not options.manual:
+        parser.error(f"--task {MANUAL} needs --manual")
+    return options
 
 
-def _tokens(loaded: LoadedModel, path: str) -> list[int]:
-    text = Path(path).read_text(encoding="utf-8")[:1_000_000]
+def _texts(options: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    """Tasks and seeds, in turns: a run that is stopped has some of every task."""
+    counts = {task: options.seeds or NUM_TEXTS[task] for task in options.task}
+    for seed in range(max(counts.values())):
+        for task in options.task:
+            if seed < counts[task]:
+                yield task, seed
+
+
+def load_float32(data_dir: Path, device: str) -> LoadedModel:
+    """The default model in 32 bits wherever it runs: figures of any device can be compared."""
+    for _ in prepare_default_model(data_dir):
+        pass
+    return load_model(default_model_dir(data_dir), device, "float32")
+
+
+def setting(benchmark: str, loaded: LoadedModel, num_tokens: int) -> dict:
+    """What a file of results was measured with."""
+    return {
+        "benchmark": benchmark,
+        "model": loaded.name,
+        "machine": platform.machine(),
+        "device": loaded.device.type,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "num_tokens": num_tokens,
+        "keep_ratios": {name: nexusquant.PRESETS[name].eviction.keep_ratio for name in PRESETS},
+    }
+
+
+def _text_file(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8")[:1_000_000]
+
+
+def _document(path: Path) -> str:
+    return "\n".join(page.text for page in extract(path).pages)
+
+
+def _tokens(loaded: LoadedModel, text: str) -> list[int]:
     return loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
@@ -90,44 +144,74 @@ def _measure(
 ) -> dict:
     """Answers of every rule at every preset's budget, as counts."""
     started = time.perf_counter()
-    reading = nexusquant.CompressedCache(loaded.model, nexusquant.PRESETS["high"], profile)
-    for _ in prefill_chunks(loaded.model, context.ids, reading):
-        pass
-    read = time.perf_counter()
-    for _ in reread_chunks(loaded.model, context.ids, reading):
-        pass
-    reread = time.perf_counter()
+    reading, times = _read(loaded, profile, context)
     exact = [held_vectors(layer) for layer in reading.layers]
-    found = ask(loaded.model, exact, context.ids.shape[1], context.questions)
+    asked = _fair(loaded, exact, context)
+    found = _hits(loaded, exact, asked)
     row = {
         "task": context.task,
         "seed": seed,
         "num_tokens": context.ids.shape[1],
         "num_questions": len(found),
+        "num_guessed": len(context.questions) - len(asked.questions),
         "uncompressed": sum(found),
-        "read_s": round(read - started, 1),
-        "reread_s": round(reread - read, 1),
+        **times,
         "methods": {},
     }
     for name in (OURS, *peers):
         scores = _scores(name, reading, seed)
-        for preset in PRESETS:
-            cache = compress(reading, scores, _eviction(preset, name))
-            held = [held_vectors(layer) for layer in cache.layers]
-            answers = ask(loaded.model, held, context.ids.shape[1], context.questions)
-            both = sum(a and b for a, b in zip(found, answers, strict=True))
+        for preset in (WHOLE, *PRESETS) if name == OURS else PRESETS:
+            # bytes that ours used, for the others to use
+            least = row["methods"].get(f"{OURS} {preset}", {}).get("stored_bytes", 0)
+            eviction = _eviction(preset, name)
+            cache = compress(reading, scores if eviction else None, eviction, least)
+            answers = _hits(loaded, [held_vectors(layer) for layer in cache.layers], asked)
             usage = cache.usage()
             row["methods"][f"{name} {preset}"] = {
                 "found": sum(answers),
-                "found_of_uncompressed": both,
+                "found_of_uncompressed": sum(map(min, found, answers)),
                 "factor": round(usage.compression_factor, 3),
                 "stored_bytes": usage.stored_bytes,
+                "kept_share": round(usage.kept_share, 4),
             }
     print(context.task, seed, f"{time.perf_counter() - started:.0f} s", row, flush=True)
     return row
 
 
-def _eviction(preset: str, scorer: str) -> nexusquant.EvictionConfig:
+def _read(
+    loaded: LoadedModel, profile: nexusquant.ModelProfile, context: Context
+) -> tuple[nexusquant.CompressedCache, dict]:
+    """An open cache of the text, read twice, and how long each reading took."""
+    cache = nexusquant.CompressedCache(loaded.model, nexusquant.PRESETS["high"], profile)
+    times = {}
+    for name, chunks in (("read_s", prefill_chunks), ("reread_s", reread_chunks)):
+        started = time.perf_counter()
+        for _ in chunks(loaded.model, context.ids, cache):
+            pass
+        times[name] = round(time.perf_counter() - started, 2)
+    return cache, times
+
+
+def _fair(loaded: LoadedModel, exact: Sequence[Held], context: Context) -> Context:
+    """The questions that need the text; an open one with the uncompressed model's answer."""
+    model, num_seen = loaded.model, context.ids.shape[1]
+    if context.is_open:
+        written = answered(model, exact, num_seen, context.questions, SUMMARY_TOKENS)
+        return replace(context, questions=written)
+    guesses = ask(model, [layer.nothing() for layer in exact], 0, context.questions)
+    fair = [q for q, guess in zip(context.questions, guesses, strict=True) if not all(guess)]
+    return replace(context, questions=fair)
+
+
+def _hits(loaded: LoadedModel, layers: Sequence[Held], context: Context) -> list[bool]:
+    """What was found: whole answers, of open questions single tokens."""
+    answers = ask(loaded.model, layers, context.ids.shape[1], context.questions)
+    if context.is_open:
+        return [hit for answer in answers for hit in answer]
+    return [all(answer) for answer in answers]
+
+
+def _eviction(preset: str, scorer: str) -> nexusquant.EvictionConfig | None:
     eviction = nexusquant.PRESETS[preset].eviction
     # each rule as it was published: what is newest is theirs to weigh
     return eviction if scorer == OURS else replace(eviction, newest_share=0.0)
@@ -138,88 +222,11 @@ def _scores(name: str, reading: nexusquant.CompressedCache, seed: int) -> Sequen
         return reading._evictor.reread.scores()
     if name == "random":
         generator = torch.Generator().manual_seed(seed)
-        shape = (reading.layers[0].recent[0].shape[0], len(reading.waiting_tokens()))
-        return [torch.rand(shape, generator=generator) for _ in reading.layers]
+        keys = reading.layers[0].recent[0]
+        shape = (keys.shape[0], len(reading.waiting_tokens()))
+        return [torch.rand(shape, generator=generator).to(keys.device) for _ in reading.layers]
     scorer = make_scorer(nexusquant.ScorerName(name))
     return [scorer.score(observation) for observation in observations(reading)]
-
-
-def _summary(rows: Sequence[dict]) -> list[dict]:
-    """Relative recall and its interval for each task, rule and preset."""
-    return [
-        _line(task, method, [row for row in rows if row["task"] == task])
-        for task in TASKS
-        for method in dict.fromkeys(
-            n for row in rows if row["task"] == task for n in row["methods"]
-        )
-    ]
-
-
-def _line(task: str, method: str, rows: Sequence[dict]) -> dict:
-    tried = [(row["methods"][method], row) for row in rows if method in row["methods"]]
-    counts = [(found["found"], row["uncompressed"]) for found, row in tried]
-    low, high = _interval(counts, _ratio)
-    return {
-        "task": task,
-        "method": method,
-        "recall": round(_ratio(counts), 4),
-        "low": round(low, 4),
-        "high": round(high, 4),
-        "num_questions": sum(row["num_questions"] for _, row in tried),
-        "num_found_uncompressed": sum(row["uncompressed"] for _, row in tried),
-        "num_texts": len(counts),
-        "least_factor": min(found["factor"] for found, _ in tried),
-    }
-
-
-def _ratio(counts: Sequence[tuple[int, int]]) -> float:
-    return sum(a for a, _ in counts) / max(1, sum(b for _, b in counts))
-
-
-def _interval(
-    counts: Sequence[tuple[int, int]], statistic: Callable[[Sequence[tuple[int, int]]], float]
-) -> tuple[float, float]:
-    rng = random.Random(0)
-    draws = sorted(statistic(rng.choices(counts, k=len(counts))) for _ in range(NUM_RESAMPLES))
-    return draws[int(0.025 * NUM_RESAMPLES)], draws[int(0.975 * NUM_RESAMPLES) - 1]
-
-
-def _open(options: argparse.Namespace, loaded: LoadedModel) -> dict:
-    setting = {
-        "benchmark": "recall",
-        "model": loaded.name,
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "keep_ratios": {name: nexusquant.PRESETS[name].eviction.keep_ratio for name in PRESETS},
-    }
-    if not options.out.exists():
-        return {**setting, "summary": [], "rows": []}
-    results = json.loads(options.out.read_text(encoding="utf-8"))
-    if results["keep_ratios"] != setting["keep_ratios"]:
-        raise SystemExit(f"{options.out} was made with other presets; choose another --out.")
-    return results
-
-
-def _write(path: Path, results: dict) -> None:
-    results["summary"] = _summary(results["rows"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lists = {name: results[name] for name in ("summary", "rows")}
-    head = json.dumps({k: v for k, v in results.items() if k not in lists}, indent=1)
-    parts = [
-        f' "{name}": [\n' + ",\n".join("  " + json.dumps(row) for row in rows) + "\n ]"
-        for name, rows in lists.items()
-    ]
-    path.write_text(head.removesuffix("\n}") + ",\n" + ",\n".join(parts) + "\n}\n", "utf-8")
-
-
-def _print(summary: Sequence[dict]) -> None:
-    for row in summary:
-        print(
-            f"{row['task']:14} {row['method']:28} recall {row['recall']:.3f} "
-            f"[{row['low']:.3f}, {row['high']:.3f}]  at least {row['least_factor']:.1f}x  "
-            f"{row['num_texts']} texts"
-        )
 
 
 if __name__ == "__main__":

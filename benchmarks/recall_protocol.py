@@ -10,8 +10,9 @@ greedy decoding would write.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 from recall_tasks import Question
@@ -22,6 +23,7 @@ from nexusquant.cache.layer import CompressedLayer
 from nexusquant.eviction import Observation, select_kept
 
 _BATCHED = "recall_batched"
+_MOST_TRIES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,17 +34,42 @@ class Held:
     values: torch.Tensor
     is_there: torch.Tensor
 
+    def nothing(self) -> Held:
+        """The same layer before anything was read."""
+        return Held(self.keys[:, :0], self.values[:, :0], self.is_there[:, :0])
+
 
 def compress(
     reading: nexusquant.CompressedCache,
-    scores: Sequence[torch.Tensor],
-    eviction: nexusquant.EvictionConfig,
+    scores: Sequence[torch.Tensor] | None,
+    eviction: nexusquant.EvictionConfig | None,
+    least_bytes: int = 0,
 ) -> nexusquant.CompressedCache:
-    """A copy of an open cache after the choice that scores and budgets make."""
-    cache = copy.deepcopy(reading)
-    kept = select_kept(scores, eviction.keep_ratio, eviction.head_floor, eviction.newest_share)
-    for layer, mask in zip(cache.layers, kept, strict=True):
-        layer.commit(mask)
+    """A copy of an open cache after the choice that scores and budgets make.
+
+    Args:
+        reading: Stays as it is.
+        scores: For each layer, [H_kv, waiting]; None removes nothing.
+        eviction: How much to keep; None with no scores.
+        least_bytes: More is kept until so many bytes are used: half-full pages make the same
+            number of pairs cost more in one method than in another.
+    """
+    for _ in range(_MOST_TRIES):
+        cache = copy.deepcopy(reading)
+        kept = [None] * len(cache.layers)
+        if scores is not None:
+            settings = (eviction.keep_ratio, eviction.head_floor, eviction.newest_share)
+            kept = select_kept(scores, *settings)
+        for layer, mask in zip(cache.layers, kept, strict=True):
+            layer.commit(mask)
+        usage = cache.usage()
+        missing = least_bytes - usage.stored_bytes
+        if scores is None or missing <= 0 or eviction.keep_ratio == 1:
+            break
+        # a little more than what is missing: new pairs fill pages up before they open others
+        step = 1.1 * missing / dict(usage.bytes_by_part)["codes"] + 0.001
+        more = eviction.keep_ratio * (1 + step)
+        eviction = replace(eviction, keep_ratio=min(1.0, more))
     return cache
 
 
@@ -55,32 +82,88 @@ def held_vectors(layer: CompressedLayer) -> Held:
     """Everything a layer holds, its pages decoded."""
     sinks, recent = layer.sink_vectors(), layer._wide_recent()
     if layer.kept.num_tokens == 0:
-        keys, values = recent
-        return Held(keys, values, torch.ones(keys.shape[:2], dtype=torch.bool))
-    lengths = layer.pages.lengths
-    positions = layer.kept.positions(sinks[0].shape[1], lengths, keys_device(layer))
+        return Held(*recent, _all_there(recent[0]))
+    lengths, device = layer.pages.lengths, layer.pages.page_table.device
+    positions = layer.kept.positions(sinks[0].shape[1], lengths, device)
     packed = layer.pages.read([0] * len(lengths), positions.shape[1])
     coded = layer.codec.decode(*packed, positions, torch.float32)
-    is_coded = torch.arange(positions.shape[1]) < torch.tensor(lengths)[:, None]
+    place = torch.arange(positions.shape[1], device=device)
+    is_coded = place < torch.tensor(lengths, device=device)[:, None]
     parts = [torch.cat(part, dim=1) for part in zip(sinks, coded, recent, strict=True)]
-    exact = [torch.ones(held[0].shape[:2], dtype=torch.bool) for held in (sinks, recent)]
-    return Held(*(part.float() for part in parts), torch.cat([exact[0], is_coded, exact[1]], dim=1))
+    is_there = torch.cat([_all_there(sinks[0]), is_coded, _all_there(recent[0])], dim=1)
+    return Held(*(part.float() for part in parts), is_there)
 
 
-def keys_device(layer: CompressedLayer) -> torch.device:
-    """Where a layer's pages are."""
-    return layer.pages.page_table.device
+def _all_there(keys: torch.Tensor) -> torch.Tensor:
+    return torch.ones(keys.shape[:2], dtype=torch.bool, device=keys.device)
 
 
 def ask(
     model: PreTrainedModel, layers: Sequence[Held], num_seen: int, questions: Sequence[Question]
-) -> list[bool]:
-    """Which questions are answered word for word after the text that `layers` hold."""
-    longest = max(len(q.ids) + len(q.answer_ids) for q in questions)
-    ids = torch.zeros((len(questions), longest), dtype=torch.int64)
-    for row, question in zip(ids, questions, strict=True):
-        text = torch.tensor([*question.ids, *question.answer_ids])
-        row[: text.numel()] = text
+) -> list[list[bool]]:
+    """Which tokens of each answer are the likeliest after the text that `layers` hold.
+
+    Args:
+        model: The model that read it.
+        layers: All of its layers.
+        num_seen: Tokens of the text: the questions' positions begin there.
+        questions: Each is asked for itself, and followed by its own answer.
+    """
+    if not questions:
+        return []
+    texts = [(*question.ids, *question.answer_ids) for question in questions]
+    found = []
+    for likeliest, question in zip(
+        _likeliest(model, layers, num_seen, texts), questions, strict=True
+    ):
+        answer = question.answer_ids
+        first = len(question.ids) - 1
+        given = likeliest[first : first + len(answer)]
+        found.append([one == other for one, other in zip(given, answer, strict=True)])
+    return found
+
+
+def answered(
+    model: PreTrainedModel,
+    layers: Sequence[Held],
+    num_seen: int,
+    questions: Sequence[Question],
+    num_tokens: int,
+) -> list[Question]:
+    """The questions with the answers that greedy decoding writes; no token ends them early."""
+    texts = [list(question.ids) for question in questions]
+    for _ in range(num_tokens):
+        for text, likeliest in zip(texts, _likeliest(model, layers, num_seen, texts), strict=True):
+            text.append(likeliest[len(text) - 1])
+    return [
+        replace(question, answer_ids=tuple(text[len(question.ids) :]))
+        for question, text in zip(questions, texts, strict=True)
+    ]
+
+
+@torch.no_grad()
+def _likeliest(
+    model: PreTrainedModel,
+    layers: Sequence[Held],
+    num_seen: int,
+    texts: Sequence[Sequence[int]],
+) -> list[list[int]]:
+    """The likeliest token after each token of some texts; what follows their ends is filling."""
+    longest = max(map(len, texts))
+    ids = torch.tensor([[*text, *[0] * (longest - len(text))] for text in texts])
+    positions = torch.arange(num_seen, num_seen + longest).expand(len(texts), -1)
+    with _attending(model, layers):
+        output = model(
+            input_ids=ids.to(model.device),
+            position_ids=positions.to(model.device),
+            use_cache=False,
+        )
+    return output.logits.argmax(dim=-1).tolist()
+
+
+@contextmanager
+def _attending(model: PreTrainedModel, layers: Sequence[Held]) -> Iterator[None]:
+    """Every row of a batch that the model is given comes after what `layers` hold."""
 
     def attend(
         module: torch.nn.Module,
@@ -98,18 +181,9 @@ def ask(
     AttentionInterface.register(_BATCHED, attend)
     model.set_attn_implementation(_BATCHED)
     try:
-        positions = torch.arange(num_seen, num_seen + longest).expand(len(questions), -1)
-        with torch.no_grad():
-            logits = model(input_ids=ids, position_ids=positions, use_cache=False).logits
+        yield
     finally:
         model.set_attn_implementation(before)
-    return [_is_answered(row, q) for row, q in zip(logits, questions, strict=True)]
-
-
-def _is_answered(logits: torch.Tensor, question: Question) -> bool:
-    first, count = len(question.ids) - 1, len(question.answer_ids)
-    likeliest = logits[first : first + count].argmax(dim=-1)
-    return likeliest.tolist() == list(question.answer_ids)
 
 
 def _batched_attention(
@@ -123,7 +197,8 @@ def _batched_attention(
     past = rows.transpose(0, 1).reshape(num_kv_heads, -1, dim) @ held.keys.mT
     past.masked_fill_(~held.is_there.unsqueeze(1), float("-inf"))
     own = rows @ key.unsqueeze(2).mT
-    own.masked_fill_(torch.ones(q_len, q_len, dtype=torch.bool).triu(1), float("-inf"))
+    later = torch.ones(q_len, q_len, dtype=torch.bool, device=query.device).triu(1)
+    own.masked_fill_(later, float("-inf"))
     own = own.transpose(0, 1).reshape(num_kv_heads, -1, q_len)
     weights = torch.cat([past, own], dim=-1).softmax(dim=-1)
     num_past = held.keys.shape[1]

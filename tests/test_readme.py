@@ -10,14 +10,28 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks.write_readme import README, RESULTS, ROOT, TABLES, with_tables
+from benchmarks.write_readme import (
+    README,
+    RESULTS,
+    ROOT,
+    RULES,
+    TABLES,
+    recall_table,
+    with_tables,
+)
 from nexusquant import PRESETS
+from nexusquant.eviction import Observation
+
+
+def python_blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.mark.model
 def test_the_python_example_runs_as_written(data_dir: Path, tmp_path: Path) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    example, _ = python_blocks()
     (tmp_path / "data").symlink_to(data_dir, target_is_directory=True)
     done = subprocess.run(
         [sys.executable, "-c", example],
@@ -32,6 +46,18 @@ def test_the_python_example_runs_as_written(data_dir: Path, tmp_path: Path) -> N
     assert "Marta" in done.stdout
 
 
+def test_the_scorer_that_is_shown_keeps_what_scorers_promise() -> None:
+    _, example = python_blocks()
+    names: dict = {}
+    exec(example, names)
+    values = torch.ones(2, 5, 4)
+    values[:, 3] *= 6
+    seen = Observation(torch.ones(4, 1, 4), torch.ones(2, 5, 4), values, 5, 1.0)
+    scores = names["ValueNormScorer"]().score(seen)
+    assert scores.argmax(dim=1).tolist() == [3, 3]
+    torch.testing.assert_close(scores.mean(dim=1), torch.ones(2))
+
+
 def test_the_tables_are_the_ones_that_were_measured() -> None:
     readme = README.read_text(encoding="utf-8")
     assert with_tables(readme) == readme
@@ -41,9 +67,29 @@ def test_the_tables_are_the_ones_that_were_measured() -> None:
 def test_the_tables_are_of_the_presets_as_they_are() -> None:
     presets = json.loads((RESULTS / "presets.json").read_text(encoding="utf-8"))
     assert [row["preset"] for row in presets["rows"]] == list(PRESETS)
-    recall = json.loads((RESULTS / "recall.json").read_text(encoding="utf-8"))
     ratios = {n: c.eviction.keep_ratio for n, c in PRESETS.items() if c.eviction}
-    assert recall["keep_ratios"] == ratios
+    measured = [json.loads(path.read_text("utf-8")) for path in RESULTS.glob("recall*.json")]
+    assert measured
+    assert all(recall["keep_ratios"] == ratios for recall in measured)
+
+
+def test_the_recall_table_has_every_task_and_the_first_one_with_every_rule() -> None:
+    row = {"recall": 0.5, "low": 0.4, "high": 0.6, "least_factor": 10, "num_questions": 8}
+    rows = [
+        {**row, "task": task, "method": f"{rule} {preset}"}
+        for task in ("needles", "summary")
+        for rule, presets in (("reconstruction", ("safe", "max")), ("snapkv", ("max",)))
+        for preset in presets
+    ]
+    table = recall_table({"model": "M", "keep_ratios": {"max": 0.1}, "summary": rows})
+    cell = "0.50 (0.40-0.60) at 10.0x"
+    assert table.splitlines() == [
+        "| M | Safe | Max |",
+        "|---|---|---|",
+        f"| needles, 8 questions: {RULES['reconstruction']} | {cell} | {cell} |",
+        f"| summary, 8 questions: {RULES['reconstruction']} | {cell} | {cell} |",
+        f"| needles, 8 questions: SnapKV | - | {cell} |",
+    ]
 
 
 def test_pictures_and_files_that_readme_names_exist() -> None:

@@ -233,6 +233,7 @@ print(json.dumps({
     "num_attention": len(before["attention"]),
     "cuda": torch.cuda.is_initialized(),
     "gradio": "gradio" in sys.modules,
+    "kernels": [n for n in sys.modules if n.startswith("nexusquant.kernels") and "triton" in n],
 }))
 """
 
@@ -244,4 +245,4 @@ def test_importing_the_library_touches_no_gpu_no_gradio_and_nothing_of_transform
     seen = json.loads(result.stdout.splitlines()[-1])
     # an empty registry would mean that the look at it no longer works
     assert seen.pop("num_attention") > 1
-    assert seen == {"changed": [], "cuda": False, "gradio": False}
+    assert seen == {"changed": [], "cuda": False, "gradio": False, "kernels": []}

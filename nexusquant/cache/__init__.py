@@ -18,6 +18,7 @@ from nexusquant.cache.stored_size import (
     layer_shapes,
 )
 from nexusquant.cache.usage import CacheUsage
+from nexusquant.kernels import triton_problem
 
 __all__ = [
     "ATTENTION_NAME",
@@ -42,5 +43,6 @@ __all__ = [
     "save_profile",
     "scalings_for",
     "supported_layers",
+    "triton_problem",
     "watched_keys",
 ]

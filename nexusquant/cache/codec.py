@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from nexusquant.kernels import encode_into
 from nexusquant.lattice import (
     E8Quantizer,
     PackedVectors,
@@ -50,12 +51,26 @@ class LayerCodec:
         key_dim = self.values.dim if self.keys is None else self.keys.dim
         return keys.shape[-1] == key_dim and values.shape[-1] == self.values.dim
 
-    def encode(
-        self, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
-    ) -> tuple[PackedVectors, PackedVectors]:
-        """Code keys and values [H_kv, T, D] of the tokens at `positions`, [T] or [H_kv, T]."""
-        bare = self._take_off(keys.float(), positions)
-        return self.keys.encode(bare, positions), self.values.encode(values, positions)
+    def encode_into(
+        self,
+        pools: tuple[PackedVectors, PackedVectors],
+        slots: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        positions: torch.Tensor,
+    ) -> None:
+        """Code keys and values straight into storage.
+
+        Args:
+            pools: Storage of keys and of values; see `kernels.encode_into`.
+            slots: Place of each token in both, -1 for none. [H_kv, T].
+            keys: [H_kv, T, D] as the model made them.
+            values: [H_kv, T, D_v].
+            positions: Token indices. [T] or [H_kv, T].
+        """
+        turned = (self.rotary, self.pairing)
+        encode_into(pools[0], slots, self.keys, keys, positions, *turned)
+        encode_into(pools[1], slots, self.values, values, positions)
 
     def decode(
         self,
@@ -64,7 +79,7 @@ class LayerCodec:
         positions: torch.Tensor,
         dtype: torch.dtype,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rebuild what `encode` coded."""
+        """Rebuild what `encode_into` coded."""
         bare = self.keys.decode(keys, torch.float32, positions)
         turned = self._put_on(bare, positions).to(dtype)
         return turned, self.values.decode(values, dtype, positions)

@@ -44,6 +44,11 @@ class KeptTokens:
         """Tokens decided on, kept or not."""
         return sum(segment.num_tokens for segment in self.segments)
 
+    @property
+    def is_whole(self) -> bool:
+        """True when every head kept every token."""
+        return all(segment.bits is None for segment in self.segments)
+
     def append(self, num_tokens: int, mask: torch.Tensor | None = None) -> KeptTokens:
         """Add a run of tokens; `mask` [H_kv, num_tokens] says what is kept, None keeps all."""
         if num_tokens == 0:
@@ -85,7 +90,7 @@ class KeptTokens:
             Ascending in each head, anything past its length. [H_kv, max(lengths)], int64.
         """
         index = torch.arange(first, first + self.num_tokens, device=device)
-        if all(segment.bits is None for segment in self.segments):
+        if self.is_whole:
             return index.expand(len(lengths), -1)
         mask = self.mask(len(lengths), device)
         # kept pairs go to their place in the head, the others to one column past all of them

@@ -152,7 +152,8 @@ class CompressedLayer(CacheLayerMixin):
             self.sinks[0].shape[1], pages.lengths, pages.page_table.device
         )
         stored = (pages.keys, pages.values, pages.page_table, lengths, positions)
-        return PackedView(*stored, codec.keys, codec.values, codec.rotary, codec.pairing)
+        first = self.sinks[0].shape[1] if self.kept.is_whole else None
+        return PackedView(*stored, codec.keys, codec.values, codec.rotary, codec.pairing, first)
 
     def _observe(self, query: torch.Tensor, scaling: float) -> None:
         """Remember the newest queries of the span for the scorer."""
@@ -261,7 +262,8 @@ class CompressedLayer(CacheLayerMixin):
                 for held in vectors
             ]
             positions = positions[index]
-        self.pages.append(*self.codec.encode(*vectors, positions), kept)
+        with self.pages.slots_for(vectors[0].shape[1], kept) as slots:
+            self.codec.encode_into(self.pages.pools, slots, *vectors, positions)
 
     def _fit(self) -> None:
         """Fit the keys' basis to the exact tokens at hand: there is no profile of the model."""

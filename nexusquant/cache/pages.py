@@ -5,7 +5,8 @@ Knows codes as bytes. Must not know what they mean, which token they were, or wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -32,6 +33,11 @@ class PackedPages:
         self.values = _empty_pool(value_bytes, device)
 
     @property
+    def pools(self) -> tuple[PackedVectors, PackedVectors]:
+        """Storage of keys and of values."""
+        return self.keys, self.values
+
+    @property
     def num_vectors(self) -> int:
         """Keys (or values) held, over all heads."""
         return sum(self.lengths)
@@ -46,19 +52,34 @@ class PackedPages:
             values: The same for values.
             kept: Which vectors to take. [H_kv, N], bool; None takes all.
         """
-        num_kv_heads, num_new = keys.scales.shape
-        device = keys.scales.device
+        with self.slots_for(keys.scales.shape[1], kept) as slots:
+            _write(self.keys, slots, keys)
+            _write(self.values, slots, values)
+
+    @contextmanager
+    def slots_for(self, num_new: int, kept: torch.Tensor | None = None) -> Iterator[torch.Tensor]:
+        """Make room at the end of every head; what is written there counts when the block ends.
+
+        Args:
+            num_new: Vectors of each head, N.
+            kept: Which vectors to take. [H_kv, N], bool; None takes all.
+
+        Yields:
+            The place of each vector, counted over all pages; -1 for those not taken. [H_kv, N],
+            int64.
+        """
+        device, num_kv_heads = self.page_table.device, len(self.lengths)
         if kept is None:
             kept = torch.ones((num_kv_heads, num_new), dtype=torch.bool, device=device)
         counts = kept.sum(dim=1).tolist()
-        self._reserve([length + count for length, count in zip(self.lengths, counts, strict=True)])
+        lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+        self._reserve(lengths)
         starts = torch.tensor(self.lengths, device=device)
-        index = (starts[:, None] + kept.cumsum(dim=1) - 1)[kept]
-        head = torch.arange(num_kv_heads, device=device)[:, None].expand_as(kept)[kept]
-        slots = self.page_table[head, index // PAGE_SIZE].long() * PAGE_SIZE + index % PAGE_SIZE
-        _write(self.keys, slots, keys, kept)
-        _write(self.values, slots, values, kept)
-        self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+        # one that is not taken gets the index of the one before it, if there is any
+        index = (starts[:, None] + kept.cumsum(dim=1) - 1).clamp(min=0)
+        slots = self._slots_of(index) if any(lengths) else index
+        yield slots.masked_fill(~kept, -1)
+        self.lengths = lengths
 
     def read(self, starts: Sequence[int], num_vectors: int) -> tuple[PackedVectors, PackedVectors]:
         """Copy out `num_vectors` keys and values of each head from its index in `starts` on."""
@@ -66,7 +87,7 @@ class PackedPages:
         index = torch.tensor(list(starts), device=device)[:, None] + torch.arange(
             num_vectors, device=device
         )
-        slots = self.page_table.long().gather(1, index // PAGE_SIZE) * PAGE_SIZE + index % PAGE_SIZE
+        slots = self._slots_of(index)
         return _take(self.keys, slots), _take(self.values, slots)
 
     def truncate(self, lengths: Sequence[int]) -> None:
@@ -127,6 +148,11 @@ class PackedPages:
             raise ValueError("its page table is too short")
         self.keys, self.values = keys, values
         self.page_table, self.lengths = page_table, list(lengths)
+
+    def _slots_of(self, index: torch.Tensor) -> torch.Tensor:
+        """Places of each head's vectors by their indices. [H_kv, N]."""
+        page = self.page_table.long().gather(1, index // PAGE_SIZE)
+        return page * PAGE_SIZE + index % PAGE_SIZE
 
     def _reserve(self, lengths: Sequence[int]) -> None:
         """Give every head the pages that `lengths` vectors need, in one growth of the pool."""
@@ -191,11 +217,10 @@ def _reorder(pool: PackedVectors, order: torch.Tensor, is_free: torch.Tensor) ->
     return PackedVectors(codes, pool.scales[order].masked_fill_(is_free, 0))
 
 
-def _write(
-    pool: PackedVectors, slots: torch.Tensor, vectors: PackedVectors, kept: torch.Tensor
-) -> None:
-    pool.codes.flatten(0, 1)[slots] = vectors.codes[kept]
-    pool.scales.flatten(0, 1)[slots] = vectors.scales[kept]
+def _write(pool: PackedVectors, slots: torch.Tensor, vectors: PackedVectors) -> None:
+    is_taken = slots >= 0
+    pool.codes.flatten(0, 1)[slots[is_taken]] = vectors.codes[is_taken]
+    pool.scales.flatten(0, 1)[slots[is_taken]] = vectors.scales[is_taken]
 
 
 def _take(pool: PackedVectors, slots: torch.Tensor) -> PackedVectors:

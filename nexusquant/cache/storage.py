@@ -24,7 +24,7 @@ from nexusquant.config import CompressionConfig, EvictionConfig, QuantConfig
 from nexusquant.errors import CacheStateError
 from nexusquant.lattice import E8Quantizer, PackedVectors, Pairing, Rotary, RotarySegment
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _HEADER = "nexusquant"
 _SAMPLES_PER_TENSOR = 32
 _EXACT_TENSORS = ("sink_keys", "sink_values", "recent_keys", "recent_values")

@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from nexusquant.cache import ModelProfile, scalings_for, supported_layers
+from nexusquant.cache import ModelProfile, scalings_for, supported_layers, triton_problem
 from nexusquant.config import RopeScaling
 from nexusquant.engine.memory import MemoryReading, read_memory
 from nexusquant.engine.weights import Precision, count_weights
@@ -97,6 +97,7 @@ def load_model(source: str | Path, device: str = "auto", dtype: str = "auto") ->
         raise UnsupportedModelError(_explain(source, error)) from error
     model.eval()
     name = Path(source).name if Path(source).is_dir() else str(source)
+    notes += kernel_notes(target)
     return LoadedModel(
         name, model, tokenizer, _context_length(config), _end_ids(model, tokenizer), target, notes
     )
@@ -120,6 +121,14 @@ def choose_device(device: str) -> tuple[torch.device, tuple[str, ...]]:
             f"The GPU cannot be used: {problem} Start with --device cpu, or mend that."
         )
     return torch.device("cpu"), (f"Running on the CPU: {problem}",)
+
+
+def kernel_notes(device: torch.device) -> tuple[str, ...]:
+    """Say on a GPU that its kernels cannot be used, if so."""
+    problem = None if device.type == "cpu" else triton_problem(device)
+    if problem is None:
+        return ()
+    return (f"Compressed memory is slower than it could be: no GPU kernels, {problem}.",)
 
 
 def _cuda_problem() -> str | None:

@@ -3,6 +3,8 @@
 Knows lattice points and torch; knows no model, no cache and no transformers.
 """
 
+from nexusquant.kernels.backend import triton_problem
 from nexusquant.kernels.decode_attention import PackedView, packed_attention
+from nexusquant.kernels.encode import encode, encode_into
 
-__all__ = ["PackedView", "packed_attention"]
+__all__ = ["PackedView", "encode", "encode_into", "packed_attention", "triton_problem"]

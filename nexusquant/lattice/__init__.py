@@ -4,9 +4,9 @@ from nexusquant.lattice.box_code import GAUSSIAN_ERROR, STEP_PER_RMS, decode_box
 from nexusquant.lattice.dither import token_signs
 from nexusquant.lattice.e8 import is_lattice_point, nearest_point
 from nexusquant.lattice.key_basis import KeyBasis, fit_key_basis, key_quantizer, share_bits
-from nexusquant.lattice.log_scale import decode_scale, encode_scale
+from nexusquant.lattice.log_scale import decode_scale, encode_scale, scale_table
 from nexusquant.lattice.packing import PackedVectors, pack_fields, unpack_fields
-from nexusquant.lattice.point_table import decode_packed, word_table
+from nexusquant.lattice.point_table import decode_packed
 from nexusquant.lattice.quantizer import E8Quantizer
 from nexusquant.lattice.rotary import Pairing, Rotary, RotarySegment
 from nexusquant.lattice.rotation import rotation_matrix
@@ -31,8 +31,8 @@ __all__ = [
     "nearest_point",
     "pack_fields",
     "rotation_matrix",
+    "scale_table",
     "share_bits",
     "token_signs",
     "unpack_fields",
-    "word_table",
 ]

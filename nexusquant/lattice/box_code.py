@@ -24,12 +24,22 @@ ODD_COSET_SHIFT = (-0.5, *(0.5,) * 7)
 """What an odd field sum adds to every coordinate, in steps."""
 
 STEP_PER_RMS: Mapping[int, float] = MappingProxyType(
-    {1: 1.573, 2: 0.990, 3: 0.583, 4: 0.336, 5: 0.189, 6: 0.105}
+    {1: 1.573, 2: 0.990, 3: 0.583, 4: 0.336, 5: 0.189, 6: 0.105, 7: 0.0575, 8: 0.0315}
 )
 """Lattice step over the RMS of Gaussian data that makes the squared error least, by bits."""
 
 GAUSSIAN_ERROR: Mapping[int, float] = MappingProxyType(
-    {0: 1.0, 1: 0.3410, 2: 0.1022, 3: 0.03179, 4: 0.009906, 5: 0.003030, 6: 0.000907}
+    {
+        0: 1.0,
+        1: 0.3410,
+        2: 0.1022,
+        3: 0.03179,
+        4: 0.009906,
+        5: 0.003030,
+        6: 0.000907,
+        7: 0.000267,
+        8: 0.0000769,
+    }
 )
 """Squared error of that step, relative to the energy of the data, by bits; 0 bits: all of it."""
 

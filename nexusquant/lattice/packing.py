@@ -1,20 +1,26 @@
 """Small integers to bytes and back, to the last bit. Knows nothing of what the integers mean.
 
-Eight fields of b bits fill b bytes, little end first: field i takes bits [i*b, (i+1)*b) of the
-word whose lowest byte comes first.
+Eight fields of b bits fill b bytes. They are split into digits of two bits, and for an odd b one
+digit of a single bit at the top. The lowest digits of eight fields make a word of two bytes, field
+i in bits 2i and 2i + 1; so do the next ones; the single bits make one byte, field i in bit i. Words
+of one digit stand together, and all words before all bytes: what reads many fields at once, reads
+one kind of word whatever the widths.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from nexusquant.lattice.box_code import check_bits
+from nexusquant.lattice.e8 import DIM
 
-# fields and bytes of the smallest piece that ends on a byte border, by bits per field
-_FIELDS_AND_BYTES = {1: (8, 1), 2: (4, 1), 3: (8, 3), 4: (2, 1), 5: (8, 5), 6: (4, 3)}
+WORD_BYTES = 2
+"""Bytes of one digit of eight fields."""
 
 
 class PackedVectors(NamedTuple):
@@ -27,6 +33,29 @@ class PackedVectors(NamedTuple):
 
     codes: Tensor
     scales: Tensor
+
+
+class CodeLayout(NamedTuple):
+    """Which groups the words and the bytes of single bits of a whole vector belong to, in order.
+
+    Args:
+        words: Group and digit of each word.
+        singles: Group of each byte of single bits.
+    """
+
+    words: tuple[tuple[int, int], ...]
+    singles: tuple[int, ...]
+
+    @classmethod
+    def of(cls, widths: tuple[int, ...]) -> CodeLayout:
+        """The layout of a vector whose groups have these bits, falling."""
+        words: list[tuple[int, int]] = []
+        singles: list[int] = []
+        for width in dict.fromkeys(filter(None, widths)):
+            groups = [group for group, of_group in enumerate(widths) if of_group == width]
+            words += [(group, digit) for digit in range(width // 2) for group in groups]
+            singles += groups if width % 2 else []
+        return cls(tuple(words), tuple(singles))
 
 
 def pack_fields(fields: Tensor, bits: int) -> Tensor:
@@ -43,17 +72,18 @@ def pack_fields(fields: Tensor, bits: int) -> Tensor:
         ValueError: An unknown width, or D not divisible by 8.
     """
     check_bits(bits)
-    dim = fields.shape[-1]
-    if dim % 8:
-        raise ValueError(f"fields have {dim} values a vector; the number must be divisible by 8.")
-    num_fields, num_bytes = _FIELDS_AND_BYTES[bits]
-    pieces = fields.reshape(*fields.shape[:-1], dim // num_fields, num_fields)
-    kind = _word_type(num_bytes)
-    word = pieces[..., 0].to(kind)
-    for i in range(1, num_fields):
-        word |= pieces[..., i].to(kind) << (i * bits)
-    packed = [(word >> (8 * j)).to(torch.uint8) for j in range(num_bytes)]
-    return torch.stack(packed, dim=-1).flatten(-2)
+    if fields.shape[-1] % DIM:
+        raise ValueError(
+            f"fields have {fields.shape[-1]} values a vector; the number must be divisible by 8."
+        )
+    groups = fields.unflatten(-1, (fields.shape[-1] // DIM, DIM))
+    parts = []
+    for digit in range(bits // 2):
+        halves = ((groups >> (2 * digit)) & 3).unflatten(-1, (WORD_BYTES, 4))
+        parts.append(_bits_of_byte(halves, 2).flatten(-2))
+    if bits % 2:
+        parts.append(_bits_of_byte(groups >> (bits - 1), 1))
+    return torch.cat(parts, dim=-1)
 
 
 def unpack_fields(packed: Tensor, bits: int) -> Tensor:
@@ -69,22 +99,91 @@ def unpack_fields(packed: Tensor, bits: int) -> Tensor:
     Raises:
         ValueError: An unknown width, or bytes that are not whole groups of 8 fields.
     """
+    words, single_bits = split_digits(packed, bits)
+    fields = torch.zeros_like(packed[..., :0])
+    if single_bits is not None:
+        fields = _fields_of(single_bits, 1) << (bits - 1)
+    for digit, word in enumerate(words):
+        part = _fields_of(word, 2) << (2 * digit)
+        fields = part if fields.shape[-1] == 0 else fields | part
+    return fields
+
+
+def split_digits(packed: Tensor, bits: int) -> tuple[tuple[Tensor, ...], Tensor | None]:
+    """The bytes of each digit of two bits, lowest first, and of the single bits or None.
+
+    Raises:
+        ValueError: An unknown width, or bytes that are not whole groups of 8 fields.
+    """
     check_bits(bits)
     width = packed.shape[-1]
     if width % bits:
         raise ValueError(
             f"packed has {width} bytes a vector; {bits}-bit codes need a multiple of {bits}."
         )
-    num_fields, num_bytes = _FIELDS_AND_BYTES[bits]
-    pieces = packed.reshape(*packed.shape[:-1], width // num_bytes, num_bytes)
-    kind = _word_type(num_bytes)
-    word = pieces[..., 0].to(kind)
-    for j in range(1, num_bytes):
-        word |= pieces[..., j].to(kind) << (8 * j)
-    mask = 2**bits - 1
-    fields = [((word >> (i * bits)) & mask).to(torch.uint8) for i in range(num_fields)]
-    return torch.stack(fields, dim=-1).flatten(-2)
+    num_groups = width // bits
+    of_words = packed[..., : _word_bytes(num_groups, bits)]
+    words = of_words.split(num_groups * WORD_BYTES, dim=-1) if bits > 1 else ()
+    return words, packed[..., of_words.shape[-1] :] if bits % 2 else None
 
 
-def _word_type(num_bytes: int) -> torch.dtype:
-    return torch.int32 if num_bytes < 4 else torch.int64
+def pack_vectors(fields: Tensor, widths: Sequence[int]) -> Tensor:
+    """Pack whole vectors: the words of all groups first, then their single bits.
+
+    Args:
+        fields: Fields of the groups that have bits, in order. [..., 8 * groups], uint8.
+        widths: Bits of each group, falling; 0 for those that are not stored.
+
+    Returns:
+        Packed bytes. [..., sum(widths)], uint8.
+    """
+    words, rest = [], []
+    for width, count in _runs(widths):
+        part, fields = fields[..., : DIM * count], fields[..., DIM * count :]
+        packed = pack_fields(part, width)
+        border = _word_bytes(count, width)
+        words.append(packed[..., :border])
+        rest.append(packed[..., border:])
+    return torch.cat(words + rest, dim=-1)
+
+
+def split_vectors(codes: Tensor, widths: Sequence[int]) -> Iterator[tuple[int, Tensor]]:
+    """The bytes of each width, as `pack_fields` makes them.
+
+    Args:
+        codes: What `pack_vectors` made. [..., sum(widths)], uint8.
+        widths: Its widths.
+
+    Yields:
+        A width and its bytes. [..., groups * width], uint8.
+    """
+    rest = codes[..., sum(_word_bytes(count, width) for width, count in _runs(widths)) :]
+    for width, count in _runs(widths):
+        border = _word_bytes(count, width)
+        words, codes = codes[..., :border], codes[..., border:]
+        num_singles = count * (width % 2)
+        singles, rest = rest[..., :num_singles], rest[..., num_singles:]
+        if border and num_singles:
+            yield width, torch.cat([words, singles], dim=-1)
+        else:
+            yield width, words if border else singles
+
+
+def _runs(widths: Sequence[int]) -> list[tuple[int, int]]:
+    """Each width in use, and how many groups have it."""
+    return list(Counter(filter(None, widths)).items())
+
+
+def _word_bytes(num_groups: int, bits: int) -> int:
+    return num_groups * (bits // 2) * WORD_BYTES
+
+
+def _bits_of_byte(digits: Tensor, bits: int) -> Tensor:
+    """Digits of `bits` bits that fill a byte [..., 8 / bits], lowest first. [...], uint8."""
+    shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=digits.device)
+    return (digits << shifts).sum(dim=-1, dtype=torch.uint8)
+
+
+def _fields_of(packed: Tensor, bits: int) -> Tensor:
+    shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device)
+    return ((packed.unsqueeze(-1) >> shifts) & (2**bits - 1)).flatten(-2)

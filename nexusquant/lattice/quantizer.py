@@ -18,7 +18,7 @@ from nexusquant.lattice.box_code import STEP_PER_RMS, check_bits, decode_box, en
 from nexusquant.lattice.dither import token_signs
 from nexusquant.lattice.e8 import DIM
 from nexusquant.lattice.log_scale import decode_scale, encode_scale, round_scale
-from nexusquant.lattice.packing import PackedVectors, pack_fields
+from nexusquant.lattice.packing import PackedVectors, pack_vectors, split_vectors
 from nexusquant.lattice.point_table import decode_packed
 from nexusquant.lattice.rotation import rotation_matrix
 
@@ -28,10 +28,10 @@ SCALE_FACTORS = (0.85, 1.0, 1.18)
 # values coded at a time: bounds the float32 temporaries, and small ones stay in a CPU's cache
 _VALUES_PER_SLICE = 2**18
 # inputs beyond this are far above the largest scale; clamping keeps their squares finite
-_LARGEST_INPUT = 1e15
+LARGEST_INPUT = 1e15
 # a rescaled reconstruction may leave its step by these factors, so that a vector that the
 # codebook cannot point at keeps a sane size
-_LEAST_RESCALE, _MOST_RESCALE = 0.25, 4.0
+LEAST_RESCALE, MOST_RESCALE = 0.25, 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +134,11 @@ class E8Quantizer:
         """The basis rows of stored coordinates. [..., num_coded, D], float32."""
         return self._rows(self.num_coded)
 
+    @property
+    def encoder(self) -> Tensor:
+        """What gives the stored coordinates; undoes the rounded basis. [..., D, num_coded]."""
+        return torch.linalg.inv(self._rows(self.dim).double())[..., : self.num_coded].float()
+
     def encode(self, vectors: Tensor, positions: Tensor | None = None) -> PackedVectors:
         """Code vectors so that, up to the rounding of the scale, <x, x_hat> = <x, x>.
 
@@ -158,13 +163,12 @@ class E8Quantizer:
         *batch, num_vectors, _ = vectors.shape
         codes = vectors.new_empty(*batch, num_vectors, sum(self.widths), dtype=torch.uint8)
         scales = vectors.new_empty(*batch, num_vectors, dtype=torch.uint8)
-        # its first columns give the stored coordinates; rounding of the basis is undone exactly
-        encoder = torch.linalg.inv(self._rows(self.dim).double())[..., : self.num_coded].float()
+        encoder = self.encoder
         values_per_row = max(1, vectors[..., :1, :].numel())
         rows = max(1, _VALUES_PER_SLICE // values_per_row)
         for start in range(0, num_vectors, rows):
             part = slice(start, start + rows)
-            x = vectors[..., part, :].float().clamp(-_LARGEST_INPUT, _LARGEST_INPUT)
+            x = vectors[..., part, :].float().clamp(-LARGEST_INPUT, LARGEST_INPUT)
             y = (x if self.mean is None else x - self.mean) @ encoder
             if positions is not None:
                 y *= token_signs(positions[..., part]).unsqueeze(-1)
@@ -204,8 +208,8 @@ class E8Quantizer:
             Coordinates in steps [..., N, num_coded] and the scales with their signs [..., N].
         """
         runs = [
-            decode_packed(packed.codes[..., part], width, dtype)
-            for width, part in self._byte_runs()
+            decode_packed(codes, width, dtype)
+            for width, codes in split_vectors(packed.codes, self.widths)
         ]
         points = runs[0] if len(runs) == 1 else torch.cat(runs, dim=-1)
         scales = decode_scale(packed.scales, dtype)
@@ -228,7 +232,7 @@ class E8Quantizer:
             scale = round_scale(rms * factor)
             fields, points = self._nearest(y / scale.unsqueeze(-1))
             aligned = (y * points * metric).sum(dim=-1).clamp(min=1e-12)
-            rescale = (energy / (aligned * scale)).clamp(_LEAST_RESCALE, _MOST_RESCALE)
+            rescale = (energy / (aligned * scale)).clamp(LEAST_RESCALE, MOST_RESCALE)
             unbiased = scale * rescale
             codes = encode_scale(unbiased)
             # what stays beside the vector, and what rounding the scale adds, up or down alike
@@ -238,7 +242,9 @@ class E8Quantizer:
             best = found if best is None else _better(best, found)
         _, fields, codes = best
         # the codebook has no zero: what is too small for the finest step must get scale 0
-        return PackedVectors(self._pack(fields), codes.masked_fill(encode_scale(rms) == 0, 0))
+        return PackedVectors(
+            pack_vectors(fields, self.widths), codes.masked_fill(encode_scale(rms) == 0, 0)
+        )
 
     def _nearest(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Fields (uint8) and the points they name, both shaped like `y`."""
@@ -249,23 +255,11 @@ class E8Quantizer:
             points.append(decode_box(fields[-1], width).flatten(-2))
         return torch.cat([f.flatten(-2) for f in fields], dim=-1), torch.cat(points, dim=-1)
 
-    def _pack(self, fields: Tensor) -> Tensor:
-        runs = [pack_fields(fields[..., part], width) for width, part in self._coordinate_runs()]
-        return torch.cat(runs, dim=-1)
-
     def _coordinate_runs(self) -> Iterator[tuple[int, slice]]:
         """Each width in use with the coordinates that have it."""
         first = 0
         for width in dict.fromkeys(filter(None, self.widths)):
             end = first + DIM * self.widths.count(width)
-            yield width, slice(first, end)
-            first = end
-
-    def _byte_runs(self) -> Iterator[tuple[int, slice]]:
-        """Each width in use with the bytes of its codes."""
-        first = 0
-        for width in dict.fromkeys(filter(None, self.widths)):
-            end = first + width * self.widths.count(width)
             yield width, slice(first, end)
             first = end
 

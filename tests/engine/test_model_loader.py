@@ -8,9 +8,16 @@ import pytest
 import tiny_models
 import torch
 
-from nexusquant.engine import LoadedModel, MemoryReading, Precision, count_weights, load_model
+from nexusquant.engine import (
+    LoadedModel,
+    MemoryReading,
+    Precision,
+    count_weights,
+    load_model,
+    model_loader,
+)
 from nexusquant.engine.default_model import default_model_dir
-from nexusquant.engine.model_loader import check_weights_fit, choose_device
+from nexusquant.engine.model_loader import check_weights_fit, choose_device, kernel_notes
 from nexusquant.errors import OutOfMemoryError, UnsupportedModelError
 
 
@@ -51,6 +58,15 @@ def test_falling_back_to_the_cpu_is_said_and_asking_for_cuda_is_refused(
         choose_device("cuda")
     with pytest.raises(ValueError, match="choose one of auto, cpu, cuda"):
         choose_device("tpu")
+
+
+def test_a_gpu_without_kernels_is_said_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_loader, "triton_problem", lambda device: "triton is missing")
+    (note,) = kernel_notes(torch.device("cuda"))
+    assert note.endswith("no GPU kernels, triton is missing.")
+    assert kernel_notes(torch.device("cpu")) == ()
+    monkeypatch.setattr(model_loader, "triton_problem", lambda device: None)
+    assert kernel_notes(torch.device("cuda")) == ()
 
 
 def test_a_folder_without_a_model_is_refused_with_what_to_give(tmp_path: Path) -> None:

@@ -9,12 +9,22 @@ from nexusquant.lattice import pack_fields, unpack_fields
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_fields_fill_a_little_endian_word(data):
+def test_digits_of_two_bits_fill_words_and_the_top_bits_of_odd_widths_bytes(data):
     bits = data.draw(st.sampled_from(CODE_BITS))
-    fields = data.draw(st.lists(st.integers(0, 2**bits - 1), min_size=8, max_size=8))
-    word = sum(field << (i * bits) for i, field in enumerate(fields))
-    packed = pack_fields(torch.tensor(fields, dtype=torch.uint8), bits)
-    assert bytes(packed.tolist()) == word.to_bytes(bits, "little")
+    num_groups = data.draw(st.integers(1, 3))
+    some_fields = st.lists(st.integers(0, 2**bits - 1), min_size=8, max_size=8)
+    groups = [data.draw(some_fields) for _ in range(num_groups)]
+    expected = b""
+    for digit in range(bits // 2):
+        for group in groups:
+            word = sum(((f >> 2 * digit) & 3) << 2 * i for i, f in enumerate(group))
+            expected += word.to_bytes(2, "little")
+    if bits % 2:
+        expected += bytes(
+            sum((f >> (bits - 1)) << i for i, f in enumerate(group)) for group in groups
+        )
+    packed = pack_fields(torch.tensor(groups, dtype=torch.uint8).flatten(), bits)
+    assert bytes(packed.tolist()) == expected
 
 
 @pytest.mark.parametrize("bits", CODE_BITS)

@@ -1,5 +1,50 @@
-"""Attention over packed pages and exact vectors in one softmax."""
+"""Attention over packed pages and exact vectors in one softmax; on a GPU by a kernel if it fits."""
 
-from nexusquant.kernels.decode_attention.reference import PackedView, packed_attention
+from __future__ import annotations
+
+import torch
+
+from nexusquant.kernels.backend import triton_problem
+from nexusquant.kernels.decode_attention import reference
+from nexusquant.kernels.decode_attention.reference import PackedView
 
 __all__ = ["PackedView", "packed_attention"]
+
+_LARGEST_DIM = 128
+_LEAST_CAPABILITY = (8, 0)
+
+
+def packed_attention(
+    query: torch.Tensor,
+    packed: PackedView | None,
+    exact_keys: torch.Tensor,
+    exact_values: torch.Tensor,
+    scaling: float,
+    softcap: float | None = None,
+) -> torch.Tensor:
+    """Attend causally to packed vectors and to exact ones; see `reference.packed_attention`.
+
+    One token's queries on a GPU are compared with the packed part by a kernel. It multiplies in
+    float16, so that logits err as those of any attention in float16 do.
+    """
+    exact = (exact_keys, exact_values, scaling, softcap)
+    if packed is None or not _has_kernel(query, packed):
+        return reference.packed_attention(query, packed, *exact)
+    from nexusquant.kernels.decode_attention.triton_launch import attend_packed
+
+    sums = attend_packed(query[:, 0], packed, scaling, softcap)
+    return reference.packed_attention(query, None, *exact, sums)
+
+
+def _has_kernel(query: torch.Tensor, packed: PackedView) -> bool:
+    rotary = packed.rotary
+    return (
+        query.is_cuda
+        and query.shape[1] == 1
+        and packed.positions.shape[1] > 0
+        and packed.key_quantizer.dim <= _LARGEST_DIM
+        # frequencies that change along the text are rare enough for torch
+        and (rotary is None or len(rotary.segments) == 1)
+        and torch.cuda.get_device_capability(query.device) >= _LEAST_CAPABILITY
+        and triton_problem(query.device) is None
+    )

@@ -1,0 +1,247 @@
+"""What a chat still knows at its end of what it was told at its beginning.
+
+A conversation by the model's own template, turn by turn, through the engine's `Conversation`: past
+turns are thinned out at the beginning of the next one. Facts are told in the first five turns; then
+the user and the model read each other passages of a book, with answers that are scripted, so that
+every preset has the same conversation; at the end each fact is asked for, and the conversation goes
+back to before the question. Recall is relative to preset `off`; what the model answers without the
+conversation is not asked. Prints a table and writes JSON; runs add up.
+
+    python benchmarks/recall_chat.py --text prose=FILE --text speech=FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import random
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from recall import PRESETS, load_float32, setting  # noqa: E402
+from recall_summary import OURS, WHOLE, open_results, print_summary, write_results  # noqa: E402
+from recall_tasks import Fact, needles  # noqa: E402
+
+import nexusquant  # noqa: E402
+from nexusquant.cache import CompressedCache  # noqa: E402
+from nexusquant.engine import (  # noqa: E402
+    Conversation,
+    Finished,
+    FinishReason,
+    Generator,
+    LoadedModel,
+    TextDelta,
+)
+
+NUM_TURNS = (20, 50)
+FACTS_IN_TURN = (2, 2, 2, 1, 1)
+PASSAGE_TOKENS = 66
+"""Tokens that a user reads out, and as many that the model reads out: 50 turns fit in 8,192."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What is said, and what is answered."""
+
+    user: str
+    assistant: str
+
+
+class Scripted(Generator):
+    """Answers with `script`, while it has one; what it says enters the cache like a question."""
+
+    script: str | None = None
+
+    def generate(
+        self,
+        token_ids: Sequence[int],
+        cache: CompressedCache,
+        params: nexusquant.SamplingParams,
+        asked: float | None = None,
+    ) -> Iterator:
+        """See `Generator.generate`."""
+        if self.script is None:
+            yield from super().generate(token_ids, cache, params, asked)
+            return
+        yield from self.prefill(token_ids, cache)
+        answer_ids = self._loaded.tokenizer(self.script, add_special_tokens=False)["input_ids"]
+        yield from self.prefill(answer_ids, cache)
+        yield TextDelta(self.script)
+        # the token that ends an answer is read with the next question
+        yield Finished(FinishReason.END, None, (*answer_ids, min(self._loaded.end_ids)))
+
+
+class Chat:
+    """A conversation whose answers are known beforehand.
+
+    Args:
+        loaded: The model, with its profile.
+        config: What to compress.
+    """
+
+    def __init__(self, loaded: LoadedModel, config: nexusquant.CompressionConfig) -> None:
+        self.conversation = Conversation(loaded, config)
+        self.messages: list[dict[str, str]] = []
+        self._loaded = loaded
+        self._scripted = self.conversation._generator = Scripted(loaded)
+
+    def say(self, turn: Turn) -> None:
+        """One more turn of the script."""
+        self._scripted.script = turn.assistant
+        self._reply(turn.user, "", 1)
+        self._scripted.script = None
+        self.messages += [_message("user", turn.user), _message("assistant", turn.assistant)]
+
+    def knows(self, fact: Fact) -> bool:
+        """Ask for a fact, and forget that it was asked for."""
+        question = fact.question.split("?")[0] + "?"
+        lead = fact.question.removeprefix(question).strip()
+        num_tokens = len(self._loaded.tokenizer(f" {fact.answer}")["input_ids"])
+        answer = self._reply(question, lead, num_tokens)
+        return bool(re.match(rf"\s*{re.escape(fact.answer)}\b", answer))
+
+    def _reply(self, user: str, lead: str, num_tokens: int) -> str:
+        prompt = self._loaded.tokenizer.apply_chat_template(
+            [*self.messages, _message("user", user)], tokenize=False, add_generation_prompt=True
+        )
+        params = nexusquant.SamplingParams(max_new_tokens=num_tokens, temperature=0)
+        events = self.conversation.reply(prompt + lead, params)
+        return "".join(event.text for event in events if isinstance(event, TextDelta))
+
+
+def main() -> None:
+    """Talk, ask, and write what was known."""
+    options = _options()
+    loaded = load_float32(options.data_dir, options.device)
+    profile = nexusquant.build_profile(loaded.model, loaded.tokenizer)
+    loaded = replace(loaded, profile=profile)
+    results = open_results(options.out, setting("recall_chat", loaded, loaded.context_length))
+    texts = [Path(path).read_text(encoding="utf-8")[:1_000_000] for _, path in options.text]
+    done = {(row["num_turns"], row["seed"]) for row in results["rows"]}
+    for seed in range(options.seeds):
+        for num_turns in options.turns or NUM_TURNS:
+            if (num_turns, seed) not in done:
+                rng = random.Random(f"chat {num_turns} {seed}")
+                facts = needles(rng)
+                script = make_script(loaded, texts[seed % len(texts)], facts, num_turns, rng)
+                results["rows"].append(_measure(loaded, script, facts, seed))
+                write_results(options.out, results)
+    write_results(options.out, results)
+    print_summary(results)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--text", action="append", required=True, type=lambda t: t.split("=", 1))
+    add("--turns", action="append", type=int, help=f"instead of {NUM_TURNS}")
+    add("--seeds", type=int, default=6, help="conversations of each length")
+    add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--out", type=Path, default=ROOT / "benchmarks" / "results" / "recall_chat.json")
+    add("--data-dir", type=Path, default=Path("data"))
+    return parser.parse_args()
+
+
+def make_script(
+    loaded: LoadedModel, text: str, facts: Sequence[Fact], num_turns: int, rng: random.Random
+) -> list[Turn]:
+    """A conversation that begins with the facts and goes on with passages of a text."""
+    ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+    start = rng.randrange(len(ids) - 2 * num_turns * PASSAGE_TOKENS)
+    passages = [
+        " ".join(loaded.tokenizer.decode(ids[first : first + PASSAGE_TOKENS]).split())
+        for first in range(start, start + 2 * num_turns * PASSAGE_TOKENS, PASSAGE_TOKENS)
+    ]
+    told = iter(facts)
+    turns = []
+    for number, (user, assistant) in enumerate(zip(passages[::2], passages[1::2], strict=True)):
+        count = FACTS_IN_TURN[number] if number < len(FACTS_IN_TURN) else 0
+        sentences = " ".join(fact.sentence for _, fact in zip(range(count), told, strict=False))
+        remember = f" And please remember this: {sentences}" if sentences else ""
+        turns.append(Turn(f"I have just read: {user} What comes next?{remember}", assistant))
+    return turns
+
+
+def _measure(loaded: LoadedModel, script: Sequence[Turn], facts: Sequence[Fact], seed: int) -> dict:
+    """The same conversation with every preset."""
+    started = time.perf_counter()
+    guessing = Chat(loaded, nexusquant.PRESETS["off"])
+    asked = [fact for fact in facts if not guessing.knows(fact)]
+    row = {
+        "task": f"chat of {len(script)} turns",
+        "num_turns": len(script),
+        "seed": seed,
+        "num_questions": len(asked),
+        "num_guessed": len(facts) - len(asked),
+    }
+    found, known = _talk(loaded, "off", script, asked)
+    row |= {"num_tokens": found["num_tokens"], "uncompressed": sum(known), "methods": {}}
+    for preset in (WHOLE, *PRESETS):
+        found, answers = _talk(loaded, preset, script, asked)
+        both = sum(map(min, known, answers))
+        row["methods"][f"{OURS} {preset}"] = {**found, "found_of_uncompressed": both}
+    print(row["task"], seed, f"{time.perf_counter() - started:.0f} s", row, flush=True)
+    return row
+
+
+def _talk(
+    loaded: LoadedModel, preset: str, script: Sequence[Turn], facts: Sequence[Fact]
+) -> tuple[dict, list[bool]]:
+    """What a conversation held at its end, and which facts it knew then."""
+    chat = Chat(loaded, nexusquant.PRESETS[preset])
+    usages = []
+    for turn in script:
+        chat.say(turn)
+        usages.append(chat.conversation.usage())
+    known = [chat.knows(fact) for fact in facts]
+    return {
+        "found": sum(known),
+        "factor": round(usages[-1].compression_factor, 3),
+        "stored_bytes": usages[-1].stored_bytes,
+        "num_tokens": usages[-1].num_seen_tokens,
+        "kept_share": round(usages[-1].kept_share, 4),
+        "most_of_budget": round(_most_of_budget(preset, usages), 4),
+        "factor_of_one_reading": _factor_of_one_reading(loaded, preset, chat),
+    }, known
+
+
+def _most_of_budget(preset: str, usages: Sequence[nexusquant.CacheUsage]) -> float:
+    """The most that a conversation ever held, as a share of its budget in tokens.
+
+    The budget is the preset's share of all tokens, and besides what may wait for a decision, or is
+    never decided on: a span too short to thin out, the newest turn, first and newest tokens.
+    """
+    config = nexusquant.PRESETS[preset]
+    seen = [0, *(usage.num_seen_tokens for usage in usages)]
+    longest = max(after - before for before, after in itertools.pairwise(seen))
+    share, waiting = 1.0, 0
+    if config.eviction is not None:
+        share = config.eviction.keep_ratio
+        waiting = config.eviction.min_span + longest
+        waiting += config.num_sink_tokens + config.recent_window
+    return max(u.num_stored_tokens / (share * u.num_seen_tokens + waiting) for u in usages)
+
+
+def _factor_of_one_reading(loaded: LoadedModel, preset: str, chat: Chat) -> float:
+    """How much smaller the same tokens are when they come as one long text."""
+    cache = CompressedCache(loaded.model, nexusquant.PRESETS[preset], loaded.profile)
+    for _ in Generator(loaded).prefill(chat.conversation._ids, cache):
+        pass
+    return round(cache.usage().compression_factor, 3)
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+if __name__ == "__main__":
+    main()
