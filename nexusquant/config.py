@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -152,6 +153,55 @@ class CompressionConfig:
         if eviction is None or eviction.scorer is not ScorerName.RECONSTRUCTION:
             return False
         return num_tokens - self.num_sink_tokens - self.recent_window >= eviction.min_span
+
+
+class RopeScalingKind(str, Enum):
+    """How positions beyond the trained length are brought back into it."""
+
+    YARN = "yarn"
+    """Slow rotations are slowed down, fast ones stay (arXiv 2309.00071)."""
+    DYNAMIC = "dynamic"
+    """All are slowed down by a larger base, the slow ones most; the base is that of the length."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """Positions of one text, scaled so that a model reads beyond the length it was trained on.
+
+    Args:
+        kind: How.
+        factor: Times the trained length; above 1. Larger ones cost exactness in every answer.
+
+    Raises:
+        ValueError: A factor that is not above 1.
+    """
+
+    kind: RopeScalingKind = RopeScalingKind.YARN
+    factor: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", RopeScalingKind(self.kind))
+        if not self.factor > 1:
+            raise ValueError(f"factor is {self.factor!r}; it must be above 1.")
+
+    def __str__(self) -> str:
+        return f"{self.kind}, factor {self.factor:g}"
+
+    @classmethod
+    def for_length(
+        cls, num_tokens: int, trained_length: int, kind: RopeScalingKind = RopeScalingKind.YARN
+    ) -> RopeScaling:
+        """The least scaling, in halves, that holds `num_tokens`.
+
+        Args:
+            num_tokens: Tokens of the text, more than `trained_length`.
+            trained_length: Tokens that the model was trained on.
+            kind: How.
+        """
+        return cls(kind=kind, factor=math.ceil(2 * num_tokens / trained_length) / 2)
 
 
 @dataclass(frozen=True, kw_only=True)

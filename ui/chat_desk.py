@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from nexusquant.config import CompressionConfig, SamplingParams
+from nexusquant.config import CompressionConfig, RopeScaling, SamplingParams
 from nexusquant.engine import (
     ChatSession,
     Engine,
@@ -17,6 +17,7 @@ from nexusquant.engine import (
     ModelInfo,
 )
 from nexusquant.engine.stats import CacheUsage
+from nexusquant.errors import ContextLengthError
 from ui.following import Follower, Phase, Snapshot, run_once
 from ui.model_desk import ModelDesk
 
@@ -44,6 +45,7 @@ class ChatDesk:
         self._base: list[Message] = []
         self._follower: Follower | None = None
         self.config = config
+        self.scaling: RopeScaling | None = None
 
     @property
     def is_busy(self) -> bool:
@@ -72,6 +74,20 @@ class ChatDesk:
         self._base = kept
         return self._start(lambda: self._ready_session().regenerate(sampling))
 
+    def offer(self) -> RopeScaling | None:
+        """What would make room for the question that was just refused; None when none was."""
+        error = self.snapshot().error
+        offers = error.offers if isinstance(error, ContextLengthError) else ()
+        return offers[0] if offers else None
+
+    def take_offer(self, sampling: SamplingParams) -> bool:
+        """Scale this chat's positions from now on and answer the question that was refused."""
+        offer = self.offer()
+        if offer is None or self.is_busy:
+            return False
+        self.scaling = offer
+        return self.regenerate(sampling)
+
     def stop(self) -> None:
         """End the running request before the engine's next step."""
         if self._follower is not None:
@@ -82,6 +98,7 @@ class ChatDesk:
         self.stop()
         session, self._session = self._session, None
         self._archive, self._base, self._follower = [], [], None
+        self.scaling = None
         if session is not None:
             self._engine.submit(lambda: run_once(session.clear))
 
@@ -139,12 +156,16 @@ class ChatDesk:
         if self.config != self._applied:
             session.change_config(self.config)
             self._applied = self.config
+        session.change_scaling(self.scaling)
         self._is_parked = False
         return session
 
     def _begin_session(self) -> ChatSession:
         if self._session is not None and self._session.messages:
             self._archive += [*self._session.messages, Message("assistant", MODEL_CHANGED)]
+        if self._session is not None:
+            # another model was made for another length
+            self.scaling = None
         session = self._session = ChatSession(self._engine, self.config)
         self._info, self._applied = self._engine.info, self.config
         return session

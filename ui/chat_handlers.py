@@ -37,6 +37,8 @@ class ChatView:
     table: str | None = None
     draft: str | None = None
     spoken: str | None = None
+    offer: str | None = None
+    """What the button says that scales positions; "" hides it."""
 
 
 class ChatHandlers:
@@ -64,6 +66,14 @@ class ChatHandlers:
             yield ChatView(status=gauge.notice("There is no question to answer again.", "info"))
             return
         yield from self._stream(workspace)
+
+    def take_offer(self, workspace_id: str, request: gr.Request) -> Iterator[ChatView]:
+        """Answer the refused question with scaled positions and follow the answer."""
+        workspace = self._services.workspace(workspace_id, request)
+        if workspace.chat.take_offer(workspace.sampling):
+            yield from self._stream(workspace)
+        else:
+            yield ChatView(offer="")
 
     def follow(self, workspace_id: str, request: gr.Request) -> Iterator[ChatView]:
         """Show the chat as it stands; if an answer is being written, follow it to its end."""
@@ -104,6 +114,7 @@ class ChatHandlers:
             status=gauge.notice(came_back, "info") + gauge.request_status(now),
             is_busy=True,
             spoken=gauge.spoken(now.phase, 0),
+            offer="",
         )
 
     def _resting(self, workspace: Workspace) -> ChatView:
@@ -111,7 +122,8 @@ class ChatHandlers:
         now = chat.snapshot()
         return ChatView(
             messages=shown(chat.messages()),
-            status=gauge.request_status(now),
+            status=gauge.request_status(now) or gauge.scaled_positions(chat.scaling),
+            offer=gauge.offer_label(chat.offer()),
             is_busy=chat.is_busy,
             gauge=self.gauge_of(workspace),
             figures=gauge.figures(turns[-1] if turns else None),
@@ -124,8 +136,9 @@ class ChatHandlers:
 
     def gauge_of(self, workspace: Workspace) -> str:
         """The gauge of this chat with the memory of this moment."""
-        services = self._services
-        return gauge.gauge(workspace.chat.usage(), services.engine.info, services.memory())
+        services, scaling = self._services, workspace.chat.scaling
+        info = gauge.with_scaling(services.engine.info, scaling)
+        return gauge.gauge(workspace.chat.usage(), info, services.memory())
 
 
 def shown(messages: list[Message]) -> list[dict[str, str]]:

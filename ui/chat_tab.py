@@ -8,10 +8,25 @@ from typing import Any
 import gradio as gr
 
 from ui.chat_handlers import ChatHandlers, ChatView
-from ui.conversation_widgets import build_box, build_log, build_main_button, build_stop_button
+from ui.conversation_widgets import (
+    build_box,
+    build_log,
+    build_main_button,
+    build_offer_button,
+    build_stop_button,
+)
 from ui.own_html import own_html
 from ui.preset_picker import PresetPicker, build_preset_picker
-from ui.wiring import AT_ONCE, POLLING, Updates, changes, returned, show_while, streamed
+from ui.wiring import (
+    AT_ONCE,
+    POLLING,
+    Updates,
+    changes,
+    returned,
+    show_while,
+    shown_with,
+    streamed,
+)
 
 PLACEHOLDER = (
     '<div class="nq-empty"><h3>Ask anything</h3>'
@@ -32,6 +47,7 @@ class ChatWidgets:
 
     log: gr.Chatbot
     status: gr.HTML
+    offer: gr.Button
     spoken: gr.HTML
     figures: gr.HTML
     box: gr.Textbox
@@ -60,6 +76,7 @@ def _build_conversation() -> dict[str, Any]:
     log = build_log("chat-log", "Conversation", "min(58vh, 640px)", PLACEHOLDER, EXAMPLES)
     spoken = own_html("chat-spoken", "nq-unseen")
     status = own_html("chat-status")
+    offer = build_offer_button("chat-offer")
     figures = own_html("chat-figures")
     with gr.Row(elem_classes="nq-ask"):
         box = build_box("chat-box", "Message", HINT, autofocus=True)
@@ -71,6 +88,7 @@ def _build_conversation() -> dict[str, Any]:
     return {
         "log": log,
         "status": status,
+        "offer": offer,
         "spoken": spoken,
         "figures": figures,
         "box": box,
@@ -115,6 +133,7 @@ def wire_chat_tab(widgets: ChatWidgets, handlers: ChatHandlers, workspace_id: gr
         outputs,
         **POLLING,
     )
+    taken = w.offer.click(streamed(handlers.take_offer, updates), workspace_id, outputs, **POLLING)
     example = w.log.example_select(_example_text, None, w.box, **AT_ONCE).then(
         streamed(handlers.send, updates), [w.box, workspace_id], outputs, **POLLING
     )
@@ -122,7 +141,7 @@ def wire_chat_tab(widgets: ChatWidgets, handlers: ChatHandlers, workspace_id: gr
         returned(handlers.stop, updates),
         workspace_id,
         outputs,
-        cancels=[send, again, example],
+        cancels=[send, again, taken, example],
         **AT_ONCE,
     ).then(streamed(handlers.after_stop, updates), workspace_id, outputs, **POLLING)
     gr.on(
@@ -130,7 +149,7 @@ def wire_chat_tab(widgets: ChatWidgets, handlers: ChatHandlers, workspace_id: gr
         returned(handlers.clear, updates),
         workspace_id,
         outputs,
-        cancels=[send, again, example],
+        cancels=[send, again, taken, example],
         **AT_ONCE,
     )
 
@@ -140,6 +159,7 @@ def chat_outputs(w: ChatWidgets) -> tuple[gr.blocks.Block, ...]:
     return (
         w.log,
         w.status,
+        w.offer,
         w.spoken,
         w.figures,
         w.box,
@@ -158,6 +178,7 @@ def chat_updates(w: ChatWidgets, view: ChatView) -> Updates:
     return changes(
         (w.log, view.messages),
         (w.status, view.status),
+        (w.offer, shown_with(view.offer)),
         (w.spoken, view.spoken),
         (w.figures, view.figures),
         (w.box, view.draft),

@@ -68,3 +68,8 @@ def build_stop_button(elem_id: str, *, size: Literal["sm", "lg"] = "lg") -> gr.B
         scale=1,
         min_width=90,
     )
+
+
+def build_offer_button(elem_id: str) -> gr.Button:
+    """Shown only while there is something to offer; its label says what."""
+    return gr.Button("", visible=False, size="sm", elem_id=elem_id, min_width=200)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nexusquant.config import CompressionConfig, SamplingParams
+from nexusquant.config import CompressionConfig, RopeScaling, SamplingParams
 from nexusquant.documents import (
     Document,
     DocumentSession,
@@ -74,6 +74,7 @@ class DocumentDesk:
         self._question = ""
         self.pending_path: Path | None = None
         self.opened: OpenDocument | None = None
+        self.scaling: RopeScaling | None = None
         self.read: ReadDocument | None = None
 
     @property
@@ -102,7 +103,7 @@ class DocumentDesk:
         """Clear the desk; the cache is freed once the engine has let go of it."""
         self.stop()
         self.put_away()
-        self.opened = self._follower = None
+        self.opened = self._follower = self.scaling = None
         self._question = ""
 
     def put_away(self) -> None:
@@ -150,7 +151,16 @@ class DocumentDesk:
             ValueError: As `chosen`.
         """
         counts, chosen = self.counts(), self.chosen(pages_text)
-        return plan_fit(self._engine, counts, chosen) if counts is not None else None
+        if counts is None:
+            return None
+        return plan_fit(self._engine, counts, chosen, scaling=self.scaling)
+
+    def offer(self, fit: Fit | None) -> RopeScaling | None:
+        """What would make room for pages that do not fit; None where nothing would."""
+        if fit is None or fit.fits:
+            return None
+        offers = self._engine.scalings_for(fit.num_tokens)
+        return offers[0] if offers else None
 
     def start_reading(self, pages_text: str, config: CompressionConfig) -> None:
         """Read the chosen pages into a new cache.
@@ -226,7 +236,7 @@ class DocumentDesk:
     def _begin_reading(self, chosen: tuple[int, ...], config: CompressionConfig) -> Job:
         if self.opened is None:
             raise ValueError("The file was closed.")
-        session = DocumentSession(self._engine, self.opened.document, chosen, config)
+        session = DocumentSession(self._engine, self.opened.document, chosen, config, self.scaling)
         self.read = ReadDocument(session, chosen, config, self._engine.info)
         return session.read()
 

@@ -30,6 +30,8 @@ class DocumentView:
     fit: str | None = None
     fitting_button: str | None = None
     """What the button that chooses fewer pages says; "" hides it."""
+    offer: str | None = None
+    """What the button that scales positions says; "" hides it."""
     wants_password: bool | None = None
     is_open: bool | None = None
     is_read: bool | None = None
@@ -51,6 +53,7 @@ CLOSED = DocumentView(
     pages_text="",
     fit="",
     fitting_button="",
+    offer="",
     wants_password=False,
     is_open=False,
     is_read=False,
@@ -108,6 +111,12 @@ class DocumentHandlers:
             return DocumentView()
         fewer = format_page_ranges(desk.chosen(pages_text)[: fit.num_pages_that_fit])
         return replace(self._fit_view(desk, fewer), pages_text=fewer)
+
+    def take_offer(self, pages_text: str, workspace_id: str, request: gr.Request) -> DocumentView:
+        """Scale the document's positions so that the pages fit; the person still presses Read."""
+        desk = self._services.workspace(workspace_id, request).documents
+        desk.scaling = desk.offer(desk.fit(pages_text)) or desk.scaling
+        return self._fit_view(desk, pages_text)
 
     def read(
         self, pages_text: str, workspace_id: str, request: gr.Request
@@ -211,12 +220,14 @@ class DocumentHandlers:
         try:
             fit, num_chosen = desk.fit(pages_text), len(desk.chosen(pages_text))
         except ValueError as error:
-            return DocumentView(fit=gauge.notice(str(error), "warn"), fitting_button="")
+            return DocumentView(fit=gauge.notice(str(error), "warn"), fitting_button="", offer="")
         if fit is None:
             text = "Tokens are counted as soon as the model is loaded."
-            return DocumentView(fit=gauge.notice(text, "busy"), fitting_button="")
+            return DocumentView(fit=gauge.notice(text, "busy"), fitting_button="", offer="")
         return DocumentView(
-            fit=page_views.fit_line(fit, num_chosen), fitting_button=_fewer_pages(fit)
+            fit=page_views.fit_line(fit, num_chosen) + gauge.scaled_positions(desk.scaling),
+            fitting_button=_fewer_pages(fit),
+            offer=gauge.offer_label(desk.offer(fit)),
         )
 
     def _stream(self, workspace: Workspace) -> Iterator[DocumentView]:
@@ -265,8 +276,9 @@ class DocumentHandlers:
 
     def _gauge(self, workspace: Workspace) -> str:
         services = self._services
-        usage = workspace.documents.usage()
-        return gauge.gauge(usage, services.engine.info, services.memory(), "after reading")
+        desk = workspace.documents
+        info = gauge.with_scaling(services.engine.info, desk.scaling)
+        return gauge.gauge(desk.usage(), info, services.memory(), "after reading")
 
 
 def _as_dicts(desk: DocumentDesk) -> list[dict[str, str]]:

@@ -7,11 +7,27 @@ from typing import Any
 
 import gradio as gr
 
-from ui.conversation_widgets import build_box, build_log, build_main_button, build_stop_button
+from ui.conversation_widgets import (
+    build_box,
+    build_log,
+    build_main_button,
+    build_offer_button,
+    build_stop_button,
+)
 from ui.document_handlers import DocumentHandlers, DocumentView
 from ui.own_html import own_html
 from ui.preset_picker import PresetPicker, build_preset_picker
-from ui.wiring import AT_ONCE, POLLING, QUIET, Updates, changes, returned, show_while, streamed
+from ui.wiring import (
+    AT_ONCE,
+    POLLING,
+    QUIET,
+    Updates,
+    changes,
+    returned,
+    show_while,
+    shown_with,
+    streamed,
+)
 
 INTRO = (
     "<p class='nq-under'>A document is read into a compressed cache of its own. Questions "
@@ -42,6 +58,7 @@ class DocumentWidgets:
     pages: gr.Textbox
     fit: gr.HTML
     fewer: gr.Button
+    offer: gr.Button
     read: gr.Button
     stop: gr.Button
     status: gr.HTML
@@ -108,6 +125,7 @@ def _build_choice() -> dict[str, Any]:
         "read": read,
         "fit": fit,
         "fewer": fewer,
+        "offer": build_offer_button("doc-offer"),
     }
 
 
@@ -170,6 +188,7 @@ def wire_documents_tab(
     w.fewer.click(
         returned(handlers.choose_fitting, updates), [w.pages, workspace_id], outputs, **QUIET
     )
+    w.offer.click(returned(handlers.take_offer, updates), [w.pages, workspace_id], outputs, **QUIET)
     read = gr.on(
         [w.read.click, w.pages.submit],
         streamed(handlers.read, updates),
@@ -214,6 +233,7 @@ def document_outputs(w: DocumentWidgets) -> tuple[gr.blocks.Block, ...]:
         w.pages,
         w.fit,
         w.fewer,
+        w.offer,
         w.read,
         w.stop,
         w.status,
@@ -239,7 +259,8 @@ def document_updates(w: DocumentWidgets, view: DocumentView) -> Updates:
         (w.card, view.card),
         (w.pages, view.pages_text),
         (w.fit, view.fit),
-        (w.fewer, _button(view.fitting_button)),
+        (w.fewer, shown_with(view.fitting_button)),
+        (w.offer, shown_with(view.offer)),
         (w.read, _read_button(view)),
         (w.stop, show_while(view.is_busy, value="Stop")),
         (w.status, view.status),
@@ -255,10 +276,6 @@ def document_updates(w: DocumentWidgets, view: DocumentView) -> Updates:
         (w.gauge, view.gauge),
         (w.strip, view.strip),
     )
-
-
-def _button(label: str | None) -> dict | None:
-    return None if label is None else gr.update(value=label or "Choose fewer", visible=bool(label))
 
 
 def _read_button(view: DocumentView) -> dict | None:

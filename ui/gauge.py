@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from nexusquant.config import RopeScaling
 from nexusquant.engine import (
     GenerationStats,
     LoadProgress,
@@ -227,3 +228,26 @@ def _turn_row(number: int, turn: GenerationStats) -> str:
 
 def _card(title: str, body: str) -> str:
     return f'<section class="nq-card"><h3>{escape(title)}</h3>{body}</section>'
+
+
+def offer_label(scaling: RopeScaling | None) -> str:
+    """What the button says that scales positions; empty without an offer."""
+    return f"Answer with scaled positions ({scaling})" if scaling else ""
+
+
+def scaled_positions(scaling: RopeScaling | None) -> str:
+    """Says that positions are scaled, as long as they are."""
+    if scaling is None:
+        return ""
+    return notice(
+        f"Positions are scaled here ({scaling}): the model reads beyond the length it was trained "
+        "on, and less exactly the further it goes.",
+        "info",
+    )
+
+
+def with_scaling(info: ModelInfo | None, scaling: RopeScaling | None) -> ModelInfo | None:
+    """The model in figures as a text with scaled positions sees it."""
+    if info is None or scaling is None:
+        return info
+    return replace(info, context_length=round(info.context_length * scaling.factor))

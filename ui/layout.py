@@ -31,6 +31,8 @@ from ui.documents_tab import (
     wire_documents_tab,
 )
 from ui.gauge import model_line
+from ui.model_list_handlers import ModelListHandlers
+from ui.model_list_part import wire_model_list
 from ui.own_html import own_html
 from ui.preset_picker import PresetPicker
 from ui.self_test_handlers import PresetsView, SelfTestHandlers
@@ -113,6 +115,9 @@ def _wire(page: gr.Blocks, w: Widgets, services: Services) -> None:
     wire_settings_tab(w.settings, settings_handlers, w.workspace_id, w.line)
     w.settings_tab.select(
         settings_handlers.diagnostics, w.workspace_id, w.settings.diagnostics, **QUIET
+    )
+    wire_model_list(
+        w.settings.model_list, w.settings_tab, w.settings.model_name, ModelListHandlers(services)
     )
     wire_self_test_part(w.settings.self_test, SelfTestHandlers(services))
     _wire_pickers(w, settings_handlers)

@@ -14,7 +14,7 @@ from pathlib import Path
 # written out, so that --help need not wait for torch; a test compares them with the engine's
 PRESET_NAMES = ("off", "safe", "high", "balanced", "max")
 DEVICES = ("auto", "cpu", "cuda")
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "int8", "nf4")
 
 DEFAULT_PORT = 7860
 MIN_PASSWORD_LENGTH = 12
@@ -145,7 +145,8 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         "--dtype",
         choices=DTYPES,
         default="auto",
-        help="type of the weights; auto takes what suits model and device",
+        help="type of the weights; auto takes what suits model and device; int8 and nf4 hold them "
+        "in 8 and in 4 bits",
     )
     add(
         "--data-dir",

@@ -19,6 +19,7 @@ from nexusquant.engine import SelfTestReport
 from ui import gauge
 from ui.diagnostics import diagnostics_text
 from ui.following import Phase
+from ui.model_list_handlers import AUTOMATIC
 from ui.presenters import explain
 from ui.preset_figures import is_unsafe
 from ui.services import Services, is_at_this_computer
@@ -138,13 +139,17 @@ class SettingsHandlers:
             return gauge.notice(_plain(error), "warn")
         return gauge.notice(APPLIED, "info")
 
-    def load_model(self, name: str, workspace_id: str, request: gr.Request) -> Iterator[ModelView]:
+    def load_model(
+        self, name: str, workspace_id: str, request: gr.Request, weights: str = AUTOMATIC
+    ) -> Iterator[ModelView]:
         """Load another model for everybody and show how far it is."""
         if not is_at_this_computer(request):
             yield ModelView(status=gauge.notice(NOT_HERE, "error"))
             return
         try:
-            loading = self._services.models.load(name.strip() or None)
+            loading = self._services.models.load(
+                name.strip() or None, None if weights == AUTOMATIC else weights
+            )
         except ValueError as error:
             yield ModelView(status=gauge.notice(str(error), "warn"))
             return

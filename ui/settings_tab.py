@@ -15,6 +15,7 @@ from nexusquant.config import (
     ScorerName,
 )
 from ui.conversation_widgets import build_main_button, build_stop_button
+from ui.model_list_part import ModelListWidgets, build_model_list
 from ui.own_html import heading, own_html
 from ui.preset_picker import PresetPicker, build_preset_picker
 from ui.self_test_part import SelfTestWidgets, build_self_test_part
@@ -45,6 +46,7 @@ class SettingsWidgets:
     load: gr.Button
     stop_load: gr.Button
     model_status: gr.HTML
+    model_list: ModelListWidgets
     picker: PresetPicker
     compression: tuple[Any, ...]
     compression_status: gr.HTML
@@ -102,6 +104,7 @@ def _build_model(model_name: str | None) -> dict[str, Any]:
             )
             load = build_main_button("Load", "set-load")
             stop = build_stop_button("set-stop-load")
+        model_list = build_model_list()
         own_html("set-model-note", value=MODEL_NOTE)
         status = own_html("set-model-status")
     return {
@@ -110,6 +113,7 @@ def _build_model(model_name: str | None) -> dict[str, Any]:
         "load": load,
         "stop_load": stop,
         "model_status": status,
+        "model_list": model_list,
     }
 
 
@@ -193,7 +197,7 @@ def wire_settings_tab(
     gr.on(
         [w.load.click, w.model_name.submit],
         streamed(handlers.load_model, updates),
-        [w.model_name, workspace_id],
+        [w.model_name, workspace_id, w.model_list.weights],
         outputs,
         **POLLING,
     )

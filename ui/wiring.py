@@ -68,3 +68,9 @@ def show_while(is_shown: bool | None, **also: Any) -> Any:
     on a tab opened later.
     """
     return None if is_shown is None else gr.update(visible=is_shown, **also)
+
+
+def shown_with(label: str | None) -> Any:
+    """An update of a button that is there while it has a label, or None to leave it."""
+    # a hidden one keeps some label too: see above
+    return None if label is None else gr.update(value=label or "...", visible=bool(label))

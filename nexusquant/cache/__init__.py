@@ -1,30 +1,48 @@
 """State: packed pages of one text, as a transformers cache."""
 
 from nexusquant.cache.attention import ATTENTION_NAME, CacheHandle
-from nexusquant.cache.cache import CacheMark, CompressedCache, load_cache
+from nexusquant.cache.cache import CacheMark, CompressedCache
 from nexusquant.cache.hf_compat import checkpointed, forward_options, head_dims, watched_keys
+from nexusquant.cache.layer_choice import supported_layers
 from nexusquant.cache.profile import ModelProfile
 from nexusquant.cache.profile_builder import ProfileBuilder
 from nexusquant.cache.profile_file import load_profile, save_profile
+from nexusquant.cache.saved import load_cache
+from nexusquant.cache.scaled_rope import can_be_scaled, scalings_for
 from nexusquant.cache.storage import fingerprint
+from nexusquant.cache.stored_size import (
+    BLOCK_BYTES,
+    LayerShape,
+    StoredParts,
+    StoredSize,
+    layer_shapes,
+)
 from nexusquant.cache.usage import CacheUsage
 from nexusquant.kernels import triton_problem
 
 __all__ = [
     "ATTENTION_NAME",
+    "BLOCK_BYTES",
     "CacheHandle",
     "CacheMark",
     "CacheUsage",
     "CompressedCache",
+    "LayerShape",
     "ModelProfile",
     "ProfileBuilder",
+    "StoredParts",
+    "StoredSize",
+    "can_be_scaled",
     "checkpointed",
     "fingerprint",
     "forward_options",
     "head_dims",
+    "layer_shapes",
     "load_cache",
     "load_profile",
     "save_profile",
+    "scalings_for",
+    "supported_layers",
     "triton_problem",
     "watched_keys",
 ]

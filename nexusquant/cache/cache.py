@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
-from nexusquant.cache import hf_compat, storage
+from nexusquant.cache import hf_compat, hf_rope, storage
 from nexusquant.cache.attention import ATTENTION_NAME, CacheHandle, nexusquant_attention
 from nexusquant.cache.evictor import Evictor
 from nexusquant.cache.layer import CompressedLayer
@@ -23,6 +23,7 @@ from nexusquant.cache.layer_choice import make_layers
 from nexusquant.cache.layer_mark import LayerMark
 from nexusquant.cache.measure import kept_shares, measure
 from nexusquant.cache.profile import ModelProfile
+from nexusquant.cache.scaled_rope import ScaledRope
 from nexusquant.cache.sliding import (
     SlidingMark,
     mark_sliding,
@@ -31,7 +32,7 @@ from nexusquant.cache.sliding import (
     trim_sliding,
 )
 from nexusquant.cache.usage import CacheUsage
-from nexusquant.config import CompressionConfig
+from nexusquant.config import CompressionConfig, RopeScaling
 from nexusquant.errors import CacheStateError
 
 
@@ -56,9 +57,11 @@ class CompressedCache(hf_compat.Cache):
         config: What to compress; `PRESETS` has ready ones.
         profile: What is known of the model (`nexusquant.build_profile`); None fits the codes of
             keys to the text itself, which costs fidelity.
+        scaling: How the text's positions are scaled, for one beyond the model's trained length;
+            the model must then be called inside `scaled_positions()`.
 
     Raises:
-        UnsupportedModelError: The model cannot work with a compressed cache.
+        UnsupportedModelError: The model cannot work with a compressed cache, or be scaled.
     """
 
     def __init__(
@@ -66,12 +69,15 @@ class CompressedCache(hf_compat.Cache):
         model: PreTrainedModel,
         config: CompressionConfig,
         profile: ModelProfile | None = None,
+        scaling: RopeScaling | None = None,
     ) -> None:
-        layers, self._rotary = make_layers(model, config, profile)
+        self._rope = ScaledRope(model, scaling)
+        with self._rope.in_force():
+            layers, self._rotary = make_layers(model, config, profile)
         hf_compat.select_attention(model, ATTENTION_NAME, nexusquant_attention)
         self.config = config
         self._marks: weakref.WeakSet[CacheMark] = weakref.WeakSet()
-        self._fingerprint = storage.fingerprint(model)
+        self._fingerprint = storage.fingerprint(model) + self._rope.label
         self._device = model.device
         self._model = weakref.ref(model)
         self._evictor = Evictor(config, layers)
@@ -81,6 +87,10 @@ class CompressedCache(hf_compat.Cache):
     def num_seen_tokens(self) -> int:
         """Tokens the model has read or written."""
         return self.layers[0].get_seq_length()
+
+    def scaled_positions(self) -> AbstractContextManager[None]:
+        """Have the model rotate as this text needs it; changes nothing without a scaling."""
+        return self._rope.in_force()
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object
@@ -115,9 +125,10 @@ class CompressedCache(hf_compat.Cache):
 
     def _note_rotation(self) -> None:
         """Frequencies may change with the length of the text; keys remember their own."""
+        self._rope.check()
         model = self._model()
         if self._rotary is not None and model is not None:
-            frequencies, _ = hf_compat.rope_frequencies(model)
+            frequencies, _ = hf_rope.rope_frequencies(model)
             self._rotary.observe(self.num_seen_tokens, frequencies)
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
@@ -272,25 +283,8 @@ class CompressedCache(hf_compat.Cache):
         self._evictor.reset(self.num_seen_tokens)
         model = self._model()
         if self._rotary is not None and model is not None:
-            self._rotary.recognise(hf_compat.rope_frequencies(model)[0])
+            with self._rope.in_force():
+                self._rotary.recognise(hf_rope.rope_frequencies(model)[0])
 
     def _compressed_layers(self) -> list[CompressedLayer]:
         return [layer for layer in self.layers if isinstance(layer, CompressedLayer)]
-
-
-def load_cache(
-    path: str | Path, model: PreTrainedModel, config: CompressionConfig | None = None
-) -> CompressedCache:
-    """Open a saved cache.
-
-    Args:
-        path: File written by `CompressedCache.save`.
-        model: The model that filled it.
-        config: What the cache must have been compressed with; None accepts whatever the file says.
-
-    Raises:
-        CacheStateError: The file belongs to another model, config or format version, or is damaged.
-    """
-    cache = CompressedCache(model, config or storage.read_config(Path(path)))
-    cache.restore(path)
-    return cache

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
 from transformers.cache_utils import DynamicSlidingWindowLayer as SlidingLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -28,13 +28,14 @@ __all__ = [
     "checkpointed",
     "default_layers",
     "forward_options",
+    "head_counts",
     "head_dims",
     "keys_at",
     "plain_sdpa",
     "plain_softcapped",
-    "rope_frequencies",
     "rope_settings",
     "select_attention",
+    "trained_length",
     "watched_keys",
 ]
 
@@ -64,17 +65,27 @@ def select_attention(model: PreTrainedModel, name: str, function: Callable) -> N
         )
 
 
-def default_layers(model: PreTrainedModel) -> list[CacheLayerMixin]:
-    """The cache layers that transformers itself would make for this model.
+def default_layers(config: PreTrainedConfig) -> list[CacheLayerMixin]:
+    """The cache layers that transformers itself would make for a model of this config.
 
     Raises:
         UnsupportedModelError: A kind of layer that a compressed cache cannot stand in for.
     """
-    config = model.config.get_text_config(decoder=True)
+    if config.is_encoder_decoder:
+        raise UnsupportedModelError(
+            "This model has an encoder and a decoder (encoder-decoder); Nexusquant serves models "
+            "that only decode."
+        )
+    config = config.get_text_config(decoder=True)
     if getattr(config, "kv_lora_rank", None):
         raise UnsupportedModelError(
             "This model caches a latent instead of keys and values (multi-head latent attention); "
             "there is nothing for Nexusquant to compress."
+        )
+    if getattr(config, "num_kv_shared_layers", None):
+        raise UnsupportedModelError(
+            f"{config.num_kv_shared_layers} layers of this model read the keys and values of other "
+            "layers, which a compressed cache does not share yet."
         )
     layers = DynamicCache(config=config).layers or [
         DynamicLayer() for _ in range(config.num_hidden_layers)
@@ -92,11 +103,23 @@ def default_layers(model: PreTrainedModel) -> list[CacheLayerMixin]:
     return layers
 
 
-def head_dims(model: PreTrainedModel) -> list[int]:
+def head_dims(config: PreTrainedConfig) -> list[int]:
     """Values in one key of one head, for every layer: in some models they differ."""
-    config = model.config.get_text_config(decoder=True)
+    config = config.get_text_config(decoder=True)
     return [
         getattr(layer, "head_dim", None) or layer.hidden_size // layer.num_attention_heads
+        for layer in config.per_layer_config
+    ]
+
+
+def head_counts(config: PreTrainedConfig) -> list[tuple[int, int]]:
+    """Heads of queries, and of keys and values, for every layer."""
+    config = config.get_text_config(decoder=True)
+    return [
+        (
+            layer.num_attention_heads,
+            getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads,
+        )
         for layer in config.per_layer_config
     ]
 
@@ -157,22 +180,10 @@ def checkpointed(model: PreTrainedModel) -> Iterator[None]:
             layer.training = was_training
 
 
-def rope_frequencies(model: PreTrainedModel) -> tuple[torch.Tensor, float] | None:
-    """The angles per token that the model's full-attention layers rotate by right now.
-
-    Scaling types that depend on the length change them during a text.
-
-    Returns:
-        Frequencies [rotary_dim / 2] in radians, float32, and the factor on cosines and sines;
-        None for a model without rotary embeddings.
-    """
-    rotary = getattr(model.get_decoder(), "rotary_emb", None)
-    for prefix in ("", "full_attention_"):
-        frequencies = getattr(rotary, f"{prefix}inv_freq", None)
-        if isinstance(frequencies, torch.Tensor):
-            scaling = getattr(rotary, f"{prefix}attention_scaling", 1.0)
-            return frequencies, float(scaling)
-    return None
+def trained_length(config: PreTrainedConfig) -> int | None:
+    """Tokens of the longest text that the model was made for; None where nothing is said."""
+    config = config.get_text_config(decoder=True)
+    return getattr(config, "max_position_embeddings", None)
 
 
 def keys_at(model: PreTrainedModel, token_ids: torch.Tensor, first: int) -> list[torch.Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from nexusquant.cache import hf_compat
 from nexusquant.cache.layer import CompressedLayer
@@ -10,6 +10,24 @@ from nexusquant.cache.profile import ModelProfile, make_codecs
 from nexusquant.config import CompressionConfig
 from nexusquant.errors import UnsupportedModelError
 from nexusquant.lattice import Rotary
+
+
+def supported_layers(config: PreTrainedConfig) -> list[hf_compat.CacheLayerMixin]:
+    """The layers that transformers would cache, if a compressed cache can stand in for them.
+
+    Args:
+        config: Of the model, whose weights need not be there.
+
+    Raises:
+        UnsupportedModelError: It cannot; the message says why.
+    """
+    layers = hf_compat.default_layers(config)
+    if all(isinstance(layer, hf_compat.SlidingLayer) for layer in layers):
+        raise UnsupportedModelError(
+            "Every layer of this model attends to a sliding window only; its cache does not grow "
+            "with the text and needs no compression."
+        )
+    return layers
 
 
 def make_layers(
@@ -25,12 +43,7 @@ def make_layers(
     Raises:
         UnsupportedModelError: The model cannot work with a compressed cache.
     """
-    defaults = hf_compat.default_layers(model)
-    if all(isinstance(layer, hf_compat.SlidingLayer) for layer in defaults):
-        raise UnsupportedModelError(
-            "Every layer of this model attends to a sliding window only; its cache does not grow "
-            "with the text and needs no compression."
-        )
+    defaults = supported_layers(model.config)
     codecs, rotary = make_codecs(model, config.quant, profile)
     layers = [
         layer if isinstance(layer, hf_compat.SlidingLayer) else CompressedLayer(config, codec)

@@ -96,7 +96,7 @@ class PackedPages:
 
     def compact(self) -> None:
         """Give back pages that no head needs and clear free slots, in one copy of the rest."""
-        counts = [_num_pages(length) for length in self.lengths]
+        counts = [pages_for(length) for length in self.lengths]
         shape, device = (len(counts), max(counts)), self.page_table.device
         rows = [self.page_table[head, :count] for head, count in enumerate(counts)]
         order = torch.cat(rows).long()
@@ -144,7 +144,7 @@ class PackedPages:
         owned = _owned_pages(page_table)
         if len(lengths) != len(owned) or any(n < 0 for n in lengths):
             raise ValueError("its lengths are not one for each head")
-        if any(_num_pages(n) > have for n, have in zip(lengths, owned, strict=True)):
+        if any(pages_for(n) > have for n, have in zip(lengths, owned, strict=True)):
             raise ValueError("its page table is too short")
         self.keys, self.values = keys, values
         self.page_table, self.lengths = page_table, list(lengths)
@@ -156,7 +156,7 @@ class PackedPages:
 
     def _reserve(self, lengths: Sequence[int]) -> None:
         """Give every head the pages that `lengths` vectors need, in one growth of the pool."""
-        wanted = [_num_pages(length) for length in lengths]
+        wanted = [pages_for(length) for length in lengths]
         owned = _owned_pages(self.page_table)
         missing = [max(0, want - have) for want, have in zip(wanted, owned, strict=True)]
         if not any(missing):
@@ -190,7 +190,8 @@ def _check_table(page_table: torch.Tensor, num_pages: int, num_kv_heads: int) ->
         raise ValueError("its page table gives a page to two heads, or leaves a gap")
 
 
-def _num_pages(num_vectors: int) -> int:
+def pages_for(num_vectors: int) -> int:
+    """Pages that hold so many vectors of one head."""
     return -(-num_vectors // PAGE_SIZE)
 
 

@@ -36,7 +36,7 @@ def compressible_layers(model: PreTrainedModel) -> list[int]:
     Raises:
         UnsupportedModelError: The model cannot work with a compressed cache.
     """
-    kinds, dims = hf_compat.default_layers(model), hf_compat.head_dims(model)
+    kinds, dims = hf_compat.default_layers(model.config), hf_compat.head_dims(model.config)
     return [
         index
         for index, (kind, dim) in enumerate(zip(kinds, dims, strict=True))
@@ -57,7 +57,7 @@ def make_codecs(
     Returns:
         Coders, None where vectors stay exact, and the rotation that they share.
     """
-    dims = hf_compat.head_dims(model)
+    dims = hf_compat.head_dims(model.config)
     if quant is None:
         return [None] * len(dims), None
     rotary = rotary_of(model)

@@ -48,14 +48,19 @@ class ProfileBuilder:
         self._model, self._pairings = model, find_pairings(model)
         self._layers = {index: _KeyStatistics() for index in compressible_layers(model)}
 
-    def add(self, layer: int, keys: torch.Tensor, gradients: torch.Tensor) -> None:
+    def add(self, layer: int, keys: torch.Tensor, gradients: torch.Tensor | None) -> None:
         """Take the keys of a whole text and the loss's gradients by them.
 
         Args:
             layer: Index of the layer.
             keys: As the layer caches them. [1, H_kv, T, D].
-            gradients: The same shape.
+            gradients: The same shape; None where nothing flows back to these keys.
+
+        Raises:
+            UnsupportedModelError: There are no gradients: quantized weights may not pass them on.
         """
+        if gradients is None:
+            raise UnsupportedModelError("No gradients flow to the keys of this model.")
         if layer in self._layers:
             self._layers[layer].add(self._bare(layer, keys), self._bare(layer, gradients))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from nexusquant.cache import hf_compat
+from nexusquant.cache import hf_compat, hf_rope
 from nexusquant.lattice import Pairing, Rotary, RotarySegment
 
 # of identical tokens at other positions, in narrow types; a wrong pairing is off by about 1
@@ -18,7 +18,7 @@ _PROBE_TOKENS, _PROBE_SHIFT = 8, 37
 
 def rotary_of(model: PreTrainedModel) -> Rotary | None:
     """The rotation of a model's full-attention layers as it is now; None without one."""
-    found = hf_compat.rope_frequencies(model)
+    found = hf_rope.rope_frequencies(model)
     if found is None:
         return None
     return Rotary([RotarySegment(0, found[0].to(model.device))], found[1])

@@ -11,15 +11,15 @@ from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from nexusquant.config import CompressionConfig, SamplingParams
+from nexusquant.config import CompressionConfig, RopeScaling, SamplingParams
 from nexusquant.documents.citations import find_cited_pages
 from nexusquant.documents.document import Document, Page
 from nexusquant.documents.page_ranges import format_page_ranges
 from nexusquant.documents.prompt import ANSWER_LEAD, DocumentPrompt, build_prompt
-from nexusquant.documents.tokens import count_pages, plan_fit
+from nexusquant.documents.tokens import Fit, count_pages, plan_fit
 from nexusquant.engine import Conversation, Engine, Event, Job, PrefillProgress, TextDelta
 from nexusquant.engine.stats import CacheUsage
-from nexusquant.errors import CacheStateError
+from nexusquant.errors import CacheStateError, ContextLengthError
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class DocumentSession:
         document: From `extract`.
         page_numbers: The pages to read.
         config: How their cache is compressed.
+        scaling: How positions are scaled, for pages beyond the model's trained length; None: not
+            at all.
 
     Raises:
         ValueError: A page that the document does not have, or none.
@@ -63,10 +65,11 @@ class DocumentSession:
         document: Document,
         page_numbers: Sequence[int],
         config: CompressionConfig,
+        scaling: RopeScaling | None = None,
     ) -> None:
         self.document = document
         self.page_numbers = tuple(sorted(set(page_numbers)))
-        self.config = config
+        self.config, self.scaling = config, scaling
         self._engine = engine
         self._pages = _choose_pages(document, self.page_numbers)
         self._prompt = build_prompt(engine, self._pages)
@@ -87,12 +90,13 @@ class DocumentSession:
         reading.
 
         Raises:
-            ValueError: The pages do not fit the model's context; nothing is ever cut off.
+            ContextLengthError: The pages do not fit the model's context; nothing is ever cut off.
+                It offers scalings that would make room.
         """
         self._check_fit()
         self.close()
         self._first_tokens = _first_tokens(self._engine, self._prompt)
-        conversation = self._conversation = self._engine.new_conversation(self.config)
+        conversation = self._conversation = self._engine.new_conversation(self.config, self.scaling)
         self._job = self._engine.submit(lambda: self._reading(conversation))
         return self._job
 
@@ -104,18 +108,10 @@ class DocumentSession:
 
     def _check_fit(self) -> None:
         counts = count_pages(self._engine, replace(self.document, pages=self._pages))
-        fit = plan_fit(self._engine, counts, self.page_numbers)
+        fit = plan_fit(self._engine, counts, self.page_numbers, scaling=self.scaling)
         if fit.fits:
             return
-        num_chosen, num_fitting = len(self.page_numbers), fit.num_pages_that_fit
-        fitting = format_page_ranges(self.page_numbers[:num_fitting])
-        advice = f"choose pages {fitting} or fewer" if fitting else "choose shorter pages"
-        raise ValueError(
-            f"The {num_chosen} chosen pages need {fit.num_tokens:,} tokens, room for an answer "
-            f"included, but the model's context holds {fit.capacity_tokens:,}: {num_fitting} of "
-            f"{num_chosen} pages fit. Nothing was cut off; {advice}, or take a model with a longer "
-            "context."
-        )
+        raise _too_long(fit, self.page_numbers, self._engine.scalings_for(fit.num_tokens))
 
     def progress(self, event: PrefillProgress) -> ReadProgress:
         """Say which page the first reading is at, how fast it goes and how long it takes."""
@@ -178,6 +174,24 @@ class DocumentSession:
         # the engine's thread may be inside the cache: let it free the cache when it is out
         job.cancel()
         self._engine.submit(lambda: _closing(conversation))
+
+
+def _too_long(
+    fit: Fit, page_numbers: Sequence[int], offers: tuple[RopeScaling, ...]
+) -> ContextLengthError:
+    num_chosen, num_fitting = len(page_numbers), fit.num_pages_that_fit
+    fitting = format_page_ranges(page_numbers[:num_fitting])
+    advice = f"choose pages {fitting} or fewer" if fitting else "choose shorter pages"
+    scaled = f", have positions scaled ({offers[0]})" if offers else ""
+    return ContextLengthError(
+        f"The {num_chosen} chosen pages need {fit.num_tokens:,} tokens, room for an answer "
+        f"included, but the model's context holds {fit.capacity_tokens:,}: {num_fitting} of "
+        f"{num_chosen} pages fit. Nothing was cut off; {advice}{scaled}, or take a model with a "
+        "longer context.",
+        num_tokens=fit.num_tokens,
+        context_length=fit.capacity_tokens,
+        offers=offers,
+    )
 
 
 def _answering(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from nexusquant.config import RopeScaling
 from nexusquant.documents.document import Document
 from nexusquant.documents.prompt import frame_text, page_mark, page_text
 from nexusquant.engine import Engine
@@ -63,6 +64,7 @@ def plan_fit(
     page_numbers: Sequence[int],
     *,
     answer_tokens: int = ANSWER_TOKENS,
+    scaling: RopeScaling | None = None,
 ) -> Fit:
     """Tell whether pages fit the model's context, before anything is read.
 
@@ -71,6 +73,7 @@ def plan_fit(
         counts: Of the document, from `count_pages`.
         page_numbers: The pages chosen.
         answer_tokens: Room to keep for an answer.
+        scaling: How the document's positions are to be scaled; None: not at all.
 
     Raises:
         CacheStateError: No model is loaded.
@@ -78,7 +81,7 @@ def plan_fit(
     if engine.info is None:
         raise CacheStateError("No model is loaded, so nothing can be counted. Load one first.")
     tokens_of = {count.number: count.num_tokens for count in counts}
-    capacity = engine.info.context_length
+    capacity = round(engine.info.context_length * (scaling.factor if scaling else 1))
     total = engine.count_tokens(frame_text(engine)) + _QUESTION_TOKENS + answer_tokens
     num_fitting = 0
     # a mark and a line end for every page with text, as in the prompt

@@ -16,6 +16,8 @@ from nexusquant.engine.events import (
 )
 from nexusquant.engine.generator import Generator
 from nexusquant.engine.memory import MemoryReading
+from nexusquant.engine.memory_plan import MemoryPlan, as_table, plan_memory
+from nexusquant.engine.model_list import FitLabel, ListedModel, ModelFit, fit_of, listed_models
 from nexusquant.engine.model_loader import LoadedModel, load_model
 from nexusquant.engine.profiling import build_profile
 from nexusquant.engine.reading import prefill, read_chunks
@@ -26,6 +28,7 @@ from nexusquant.engine.self_test import (
     SelfTestReport,
 )
 from nexusquant.engine.stats import GenerationStats
+from nexusquant.engine.weights import Precision, WeightCount, count_weights
 from nexusquant.engine.worker import Job, JobState, Worker
 
 __all__ = [
@@ -38,25 +41,36 @@ __all__ = [
     "Event",
     "FinishReason",
     "Finished",
+    "FitLabel",
     "GenerationStats",
     "Generator",
     "Job",
     "JobState",
+    "ListedModel",
     "LoadProgress",
     "LoadedModel",
+    "MemoryPlan",
     "MemoryReading",
     "Message",
+    "ModelFit",
     "ModelInfo",
+    "Precision",
     "PrefillProgress",
     "PresetReport",
     "RereadProgress",
     "SelfTestProgress",
     "SelfTestReport",
     "TextDelta",
+    "WeightCount",
     "Worker",
+    "as_table",
     "build_profile",
+    "count_weights",
+    "fit_of",
+    "listed_models",
     "load_embedded_model",
     "load_model",
+    "plan_memory",
     "prefill",
     "read_chunks",
 ]

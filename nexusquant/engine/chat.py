@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nexusquant.cache import CacheUsage
-from nexusquant.config import CompressionConfig, SamplingParams
+from nexusquant.config import CompressionConfig, RopeScaling, SamplingParams
 from nexusquant.engine.events import Event, Finished, TextDelta
 from nexusquant.engine.stats import GenerationStats
 from nexusquant.engine.worker import Job
@@ -36,15 +36,21 @@ class ChatSession:
         engine: Runs the turns.
         config: What to compress.
         system_prompt: Said to the model before everything else; empty leaves it out.
+        scaling: How positions are scaled, for a chat beyond the trained length; None: not at all.
     """
 
     def __init__(
-        self, engine: Engine, config: CompressionConfig, *, system_prompt: str = ""
+        self,
+        engine: Engine,
+        config: CompressionConfig,
+        *,
+        system_prompt: str = "",
+        scaling: RopeScaling | None = None,
     ) -> None:
         self._engine = engine
-        self._config = config
+        self._config, self._scaling = config, scaling
         self._system = [Message("system", system_prompt)] if system_prompt else []
-        self._conversation = engine.new_conversation(config)
+        self._conversation = engine.new_conversation(config, scaling)
         self._messages: list[Message] = []
         self._turns: list[GenerationStats] = []
 
@@ -88,6 +94,17 @@ class ChatSession:
             self._config = config
             self.release()
 
+    @property
+    def scaling(self) -> RopeScaling | None:
+        """How positions are scaled; None: not at all."""
+        return self._scaling
+
+    def change_scaling(self, scaling: RopeScaling | None) -> None:
+        """Scale positions otherwise from the next turn on, which reads the conversation again."""
+        if scaling != self._scaling:
+            self._scaling = scaling
+            self.release()
+
     def clear(self) -> None:
         """Forget everything, and free the cache."""
         self._messages, self._turns = [], []
@@ -95,7 +112,7 @@ class ChatSession:
 
     def release(self) -> None:
         """Free the cache and keep the words: the next turn reads them again."""
-        self._conversation = self._engine.new_conversation(self._config)
+        self._conversation = self._engine.new_conversation(self._config, self._scaling)
 
     def usage(self) -> CacheUsage | None:
         """The cache at the end of the last finished turn; None before the first."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nexusquant.cache import CacheMark, CacheUsage, CompressedCache
-from nexusquant.config import CompressionConfig, SamplingParams
+from nexusquant.config import CompressionConfig, RopeScaling, SamplingParams
 from nexusquant.engine.events import (
     Finished,
     FinishReason,
@@ -43,12 +43,18 @@ class Conversation:
     Args:
         loaded: The model.
         config: What to compress.
+        scaling: How positions are scaled, for a text beyond the trained length; None: not at all.
     """
 
-    def __init__(self, loaded: LoadedModel, config: CompressionConfig) -> None:
-        self.config = config
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        config: CompressionConfig,
+        scaling: RopeScaling | None = None,
+    ) -> None:
+        self.config, self.scaling = config, scaling
         self._loaded = loaded
-        self._generator = Generator(loaded)
+        self._generator = Generator(loaded, scaling)
         self._cache: CompressedCache | None = None
         # text in the cache right now; None while unknown, after a stop
         self._live_text: str | None = ""
@@ -69,7 +75,8 @@ class Conversation:
         """Put `text` into an empty cache and pin it: answers will rewind to its end.
 
         Raises:
-            ValueError: No text, or more than the context holds.
+            ValueError: No text.
+            ContextLengthError: More than the context holds; offers what would make room.
         """
         self.close()
         try:
@@ -94,7 +101,7 @@ class Conversation:
             The answer.
 
         Raises:
-            ValueError: More than the context holds.
+            ContextLengthError: More than the context holds; offers what would make room.
         """
         asked = time.perf_counter()
         rest = self._go_back_to_prefix(text)
@@ -172,7 +179,8 @@ class Conversation:
 
     def _open(self) -> CompressedCache:
         if self._cache is None:
-            self._cache = CompressedCache(self._loaded.model, self.config, self._loaded.profile)
+            loaded = self._loaded
+            self._cache = CompressedCache(loaded.model, self.config, loaded.profile, self.scaling)
         return self._cache
 
     def _pin(self, text: str, ids: list[int]) -> None:

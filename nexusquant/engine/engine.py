@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from nexusquant.cache import head_dims
-from nexusquant.config import CompressionConfig
+from nexusquant.config import CompressionConfig, RopeScaling
 from nexusquant.engine.chat import Message
 from nexusquant.engine.conversation import Conversation
 from nexusquant.engine.default_model import MODEL_NAME, default_model_dir, prepare_default_model
@@ -84,17 +84,28 @@ class Engine:
         """Jobs that have not begun."""
         return self._worker.num_waiting
 
-    def load(self, name: str | None = None) -> Job:
+    @property
+    def has_gpu(self) -> bool:
+        """Whether models run on a GPU."""
+        return choose_device(self._device)[0].type == "cuda"
+
+    def room_bytes(self) -> int:
+        """Memory that another model may take: what is free, and what the present one would free."""
+        held = self.info.weight_bytes if self.info else 0
+        return self.memory().device_free_bytes + held
+
+    def load(self, name: str | None = None, dtype: str | None = None) -> Job:
         """Load a model in place of the present one.
 
         Args:
             name: Hugging Face id or local folder; None means the embedded default model.
+            dtype: What its weights are held in, as `Engine` takes it; None: as the engine was made.
 
         Returns:
             A job with `LoadProgress` events and a `ModelInfo` as result. If it fails, the model
             before it is gone too: two rarely fit.
         """
-        return self.submit(lambda: self._load(name))
+        return self.submit(lambda: self._load(name, dtype or self._dtype))
 
     def self_test(self) -> Job:
         """Measure every preset on the present model while nothing else is to be done.
@@ -113,13 +124,27 @@ class Engine:
         """Run `work()`, an iterator of events, on the engine's thread after what waits already."""
         return self._worker.submit(work)
 
-    def new_conversation(self, config: CompressionConfig) -> Conversation:
+    def new_conversation(
+        self, config: CompressionConfig, scaling: RopeScaling | None = None
+    ) -> Conversation:
         """An empty conversation with the present model; no work is done yet.
+
+        Args:
+            config: What to compress.
+            scaling: How its positions are scaled; None: not at all.
 
         Raises:
             CacheStateError: No model is loaded.
         """
-        return Conversation(self._model(), config)
+        return Conversation(self._model(), config, scaling)
+
+    def scalings_for(self, num_tokens: int) -> tuple[RopeScaling, ...]:
+        """Scalings of positions that make room for so many tokens and an answer, best first.
+
+        Raises:
+            CacheStateError: No model is loaded.
+        """
+        return self._model().scalings_for(num_tokens)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         """Write messages the way the model was taught to read them.
@@ -163,7 +188,7 @@ class Engine:
             raise CacheStateError("No model is loaded yet.")
         return self._loaded
 
-    def _load(self, name: str | None) -> Events[LoadProgress, None, ModelInfo]:
+    def _load(self, name: str | None, dtype: str) -> Events[LoadProgress, None, ModelInfo]:
         source: str | Path = name or default_model_dir(self._data_dir)
         if name is None:
             yield from prepare_default_model(self._data_dir)
@@ -173,7 +198,7 @@ class Engine:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         yield LoadProgress(f"Loading {label}", 0.0)
-        loaded = load_model(source, self._device, self._dtype)
+        loaded = load_model(source, self._device, dtype)
         self._loaded = yield from self._measurements.with_profile(loaded)
         self.report = self._measurements.report(self._loaded)
         self.info = _describe(label, self._loaded)
@@ -214,7 +239,7 @@ def _describe(name: str, loaded: LoadedModel) -> ModelInfo:
         weight_bytes=sum(parameter.nbytes for parameter in parameters),
         num_layers=config.num_hidden_layers,
         num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=max(head_dims(model)),
+        head_dim=max(head_dims(model.config)),
         device=loaded.device.type,
         device_name=read_memory(loaded.device).device_name,
         dtype=str(model.dtype).removeprefix("torch."),

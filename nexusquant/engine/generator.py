@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from nexusquant.cache import CompressedCache
-from nexusquant.config import SamplingParams
+from nexusquant.config import RopeScaling, SamplingParams
 from nexusquant.engine.detokenizer import Detokenizer
 from nexusquant.engine.events import (
     Finished,
@@ -29,6 +29,7 @@ from nexusquant.engine.reading import read_chunks
 from nexusquant.engine.rereading import reread_chunks
 from nexusquant.engine.sampling import Sampler
 from nexusquant.engine.stats import GenerationStats
+from nexusquant.errors import ContextLengthError
 
 
 class Generator:
@@ -36,10 +37,12 @@ class Generator:
 
     Args:
         loaded: The model and its tokenizer.
+        scaling: How positions are scaled in the caches it is given; None: not at all.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, scaling: RopeScaling | None = None) -> None:
         self._loaded = loaded
+        self._context_length = round(loaded.context_length * (scaling.factor if scaling else 1))
 
     def prefill(
         self, token_ids: Sequence[int], cache: CompressedCache
@@ -57,7 +60,8 @@ class Generator:
             Logits after the last token. [1, vocabulary].
 
         Raises:
-            ValueError: Nothing to read, or more than the model's context holds.
+            ValueError: Nothing to read.
+            ContextLengthError: More than the context holds; offers what would make room.
         """
         self._check_room(len(token_ids), cache)
         ids = torch.tensor([list(token_ids)])
@@ -100,7 +104,8 @@ class Generator:
             and `Finished`.
 
         Raises:
-            ValueError: Nothing to read, or more than the model's context holds.
+            ValueError: Nothing to read.
+            ContextLengthError: More than the context holds; offers what would make room.
         """
         clock = _TurnClock(len(token_ids), asked)
         logits = yield from self.prefill(token_ids, cache)
@@ -129,19 +134,16 @@ class Generator:
             return FinishReason.END
         if num_new >= params.max_new_tokens:
             return FinishReason.LENGTH
-        if cache.num_seen_tokens >= self._loaded.context_length:
+        if cache.num_seen_tokens >= self._context_length:
             return FinishReason.CONTEXT
         return None
 
     def _check_room(self, num_new: int, cache: CompressedCache) -> None:
         if num_new == 0:
             raise ValueError("There is no text to read.")
-        needed, context = cache.num_seen_tokens + num_new, self._loaded.context_length
-        if needed > context:
-            raise ValueError(
-                f"The text has {needed:,} tokens; the model's context holds {context:,}. "
-                "Choose fewer pages or a shorter text: nothing is cut off without you."
-            )
+        needed = cache.num_seen_tokens + num_new
+        if needed > self._context_length:
+            raise _too_long(needed, self._context_length, self._loaded.scalings_for(needed))
 
     def _stats(self, clock: _TurnClock, cache: CompressedCache) -> GenerationStats:
         return GenerationStats(
@@ -153,6 +155,23 @@ class Generator:
             usage=cache.usage(),
             memory=read_memory(self._loaded.device),
         )
+
+
+def _too_long(
+    num_tokens: int, context_length: int, offers: tuple[RopeScaling, ...]
+) -> ContextLengthError:
+    message = (
+        f"The text has {num_tokens:,} tokens; the model's context holds {context_length:,}. "
+        "Choose fewer pages or a shorter text: nothing is cut off without you."
+    )
+    if offers:
+        message += (
+            f" Or let the positions of this text be scaled ({offers[0]}): the model then reads "
+            "beyond the length it was trained on, and less exactly the further it goes."
+        )
+    return ContextLengthError(
+        message, num_tokens=num_tokens, context_length=context_length, offers=offers
+    )
 
 
 class _TurnClock:

@@ -10,15 +10,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from nexusquant.cache import ModelProfile, triton_problem
+from nexusquant.cache import ModelProfile, scalings_for, supported_layers, triton_problem
+from nexusquant.config import RopeScaling
+from nexusquant.engine.memory import MemoryReading, read_memory
+from nexusquant.engine.weights import Precision, count_weights
 from nexusquant.errors import OutOfMemoryError, UnsupportedModelError
 
 _UNLIMITED_CONTEXT = 1_000_000
 DEVICES = ("auto", "cpu", "cuda")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = tuple(map(str, Precision))
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,10 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
     profile: ModelProfile | None = None
 
+    def scalings_for(self, num_tokens: int) -> tuple[RopeScaling, ...]:
+        """Scalings of positions that make room for so many tokens and an answer, best first."""
+        return scalings_for(self.model.config, num_tokens + self.context_length // 8)
+
 
 def load_model(source: str | Path, device: str = "auto", dtype: str = "auto") -> LoadedModel:
     """Load a causal model.
@@ -57,20 +70,24 @@ def load_model(source: str | Path, device: str = "auto", dtype: str = "auto") ->
     Raises:
         ValueError: An unknown device or dtype.
         UnsupportedModelError: It cannot be loaded; the message says why.
-        OutOfMemoryError: It does not fit on the device.
+        OutOfMemoryError: It does not fit on the device; where that can be told, nothing was read.
     """
     target, notes = choose_device(device)
-    torch_dtype = _choose_dtype(dtype, target)
+    options = _dtype_options(dtype, target)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        # before gigabytes are read for nothing
+        supported_layers(config)
+        if target.type == "cuda":
+            check_weights_fit(str(source), config, dtype, read_memory(target))
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
-            dtype=torch_dtype,
             device_map={"": target},
             use_safetensors=True,
             trust_remote_code=False,
+            **options,
         )
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(
@@ -132,12 +149,40 @@ def _serves(arch: str, major: int, minor: int) -> bool:
     return built_major == major and built_minor <= minor
 
 
-def _choose_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
+def _dtype_options(dtype: str, device: torch.device) -> dict[str, object]:
     if dtype == "auto":
-        return torch.float32 if device.type == "cpu" else "auto"
+        return {"dtype": torch.float32 if device.type == "cpu" else "auto"}
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; choose auto or one of {', '.join(DTYPES)}.")
-    return DTYPES[dtype]
+    return Precision(dtype).load_options()
+
+
+def check_weights_fit(
+    name: str, config: PreTrainedConfig, dtype: str, memory: MemoryReading
+) -> None:
+    """Refuse weights that cannot fit a GPU.
+
+    Args:
+        name: What the model is called.
+        config: Its config; a checkpoint that is quantized already is left to try.
+        dtype: As `load_model` takes it.
+        memory: The GPU's.
+
+    Raises:
+        OutOfMemoryError: They do not fit; the numbers are named.
+    """
+    if getattr(config, "quantization_config", None):
+        return
+    stored = str(getattr(config, "dtype", None)).removeprefix("torch.")
+    wanted = stored if dtype == "auto" else dtype
+    precision = Precision(wanted) if wanted in DTYPES else Precision.BFLOAT16
+    needed = count_weights(config).num_bytes(precision)
+    if needed > memory.device_free_bytes:
+        raise OutOfMemoryError(
+            f"{name} takes {needed / 1e9:.1f} GB in {precision}, and "
+            f"{memory.device_free_bytes / 1e9:.1f} GB of {memory.device_name} are free. Choose a "
+            "smaller model" + ("." if precision is Precision.NF4 else ", or --dtype nf4.")
+        )
 
 
 def _context_length(config: object) -> int:

@@ -47,9 +47,11 @@ def forward(
     model: PreTrainedModel, token_ids: torch.Tensor, cache: CompressedCache
 ) -> torch.Tensor:
     """One pass over new tokens [1, T]; returns the logits after the last one. [1, vocabulary]."""
-    output = model(
-        input_ids=token_ids, past_key_values=cache, use_cache=True, **forward_options(model)
-    )
+    # set anew for every pass: jobs of other texts may run between two of them
+    with cache.scaled_positions():
+        output = model(
+            input_ids=token_ids, past_key_values=cache, use_cache=True, **forward_options(model)
+        )
     return output.logits[:, -1]
 
 

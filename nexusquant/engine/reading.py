@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from nexusquant.cache import CompressedCache, ModelProfile
-from nexusquant.config import CompressionConfig
+from nexusquant.config import CompressionConfig, RopeScaling
 from nexusquant.engine.events import PrefillProgress, RereadProgress
 from nexusquant.engine.prefill import prefill_chunks
 from nexusquant.engine.rereading import reread_chunks
@@ -23,6 +23,7 @@ def prefill(
     config: CompressionConfig,
     *,
     profile: ModelProfile | None = None,
+    scaling: RopeScaling | None = None,
     on_progress: Callable[[PrefillProgress | RereadProgress], None] | None = None,
 ) -> CompressedCache:
     """Read a text into a new compressed cache: chunked prefill, scoring, eviction, coding.
@@ -35,6 +36,8 @@ def prefill(
         config: What to compress.
         profile: What is known of the model (`build_profile`); None fits the codes of keys to this
             text, which costs fidelity.
+        scaling: Scales positions, for a text beyond the trained length; the model must then be
+            called inside `cache.scaled_positions()`.
         on_progress: Called after every chunk.
 
     Returns:
@@ -49,7 +52,7 @@ def prefill(
         raise ValueError(
             f"input_ids has shape {tuple(input_ids.shape)}; give one text as [1, T], T >= 1."
         )
-    cache = CompressedCache(model, config, profile)
+    cache = CompressedCache(model, config, profile, scaling)
     for progress in read_chunks(model, token_ids, cache):
         if on_progress is not None:
             on_progress(progress)

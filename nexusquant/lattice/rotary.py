@@ -53,7 +53,8 @@ class Rotary:
 
     def observe(self, first: int, frequencies: torch.Tensor) -> None:
         """Take note of what tokens from position `first` on are rotated by."""
-        if self.segments[-1].frequencies is frequencies:
+        known = self.segments[-1].frequencies
+        if known is frequencies or torch.equal(known.to(frequencies.device), frequencies):
             return
         before = tuple(segment for segment in self.segments if segment.first < first)
         self.segments = (*before, RotarySegment(first, frequencies))

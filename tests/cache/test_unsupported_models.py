@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import tiny_models
+import tiny_variants
 import torch
 from driving import EVICTING, OFF, SAFE, decode, greedy, read
 from transformers import DynamicCache
@@ -12,11 +13,13 @@ from nexusquant import CompressedCache, UnsupportedModelError
 document = tiny_models.token_ids(200)
 answer = tiny_models.token_ids(30, seed=2)
 
+UNSUPPORTED = {**tiny_models.UNSUPPORTED, **tiny_variants.UNSUPPORTED}
 
-@pytest.mark.parametrize("family", tiny_models.UNSUPPORTED)
+
+@pytest.mark.parametrize("family", UNSUPPORTED)
 @pytest.mark.parametrize("config", [OFF, EVICTING], ids=["off", "evicting"])
 def test_the_reason_is_named_and_the_model_left_as_it_was(family, config):
-    make, reason = tiny_models.UNSUPPORTED[family]
+    make, reason = UNSUPPORTED[family]
     model = make()
     before = model.config._attn_implementation
     with pytest.raises(UnsupportedModelError, match=reason):

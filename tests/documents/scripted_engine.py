@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from nexusquant.cache.usage import CacheUsage
-from nexusquant.config import CompressionConfig, SamplingParams, ScorerName
+from nexusquant.config import CompressionConfig, RopeScaling, SamplingParams, ScorerName
 from nexusquant.engine import (
     Event,
     Job,
@@ -48,9 +48,14 @@ class ScriptedEngine:
     def submit(self, work: Callable[[], Iterator[Event]]) -> Job:
         return self._worker.submit(work)
 
-    def new_conversation(self, config: CompressionConfig) -> ScriptedConversation:
+    def new_conversation(
+        self, config: CompressionConfig, scaling: RopeScaling | None = None
+    ) -> ScriptedConversation:
         self.conversations.append(ScriptedConversation(self, config))
         return self.conversations[-1]
+
+    def scalings_for(self, num_tokens: int) -> tuple[RopeScaling, ...]:
+        return (RopeScaling.for_length(num_tokens, self.info.context_length),)
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         text = "<s>" + "".join(f"<|{m.role}|>\n{m.content.strip()}<|end|>\n" for m in messages)

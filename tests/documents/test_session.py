@@ -12,7 +12,7 @@ from nexusquant.config import PRESETS, SamplingParams
 from nexusquant.documents import Document, DocumentSession, Page
 from nexusquant.documents.prompt import ANSWER_LEAD
 from nexusquant.engine import Job, JobState, PrefillProgress, RereadProgress, TextDelta
-from nexusquant.errors import CacheStateError, DocumentError
+from nexusquant.errors import CacheStateError, ContextLengthError, DocumentError
 
 SAMPLING = SamplingParams()
 DOCUMENT = Document(
@@ -127,6 +127,19 @@ def test_what_does_not_fit_is_refused_with_what_would_and_nothing_is_cut() -> No
         session.read()
     assert engine.conversations == []
     assert session.is_read is False
+    engine.close()
+
+
+def test_pages_that_do_not_fit_are_read_once_their_positions_are_scaled() -> None:
+    engine = ScriptedEngine(context_length=690)
+    with pytest.raises(ContextLengthError, match="positions scaled") as refusal:
+        open_session(engine).read()
+    assert refusal.value.context_length == 690
+    numbers = tuple(page.number for page in DOCUMENT.pages)
+    offer = refusal.value.offers[0]
+    session = DocumentSession(engine, DOCUMENT, numbers, PRESETS["off"], offer)
+    events_of(session.read())
+    assert session.is_read
     engine.close()
 
 

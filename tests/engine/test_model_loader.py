@@ -5,11 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import tiny_models
 import torch
 
-from nexusquant.engine import LoadedModel, load_model, model_loader
-from nexusquant.engine.model_loader import choose_device, kernel_notes
-from nexusquant.errors import UnsupportedModelError
+from nexusquant.engine import (
+    LoadedModel,
+    MemoryReading,
+    Precision,
+    count_weights,
+    load_model,
+    model_loader,
+)
+from nexusquant.engine.default_model import default_model_dir
+from nexusquant.engine.model_loader import check_weights_fit, choose_device, kernel_notes
+from nexusquant.errors import OutOfMemoryError, UnsupportedModelError
 
 
 def pretend_gpu(
@@ -73,8 +82,57 @@ def test_pickled_weights_are_not_opened(tiny: LoadedModel, tmp_path: Path) -> No
 
 
 def test_an_unknown_dtype_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="float32, bfloat16, float16"):
-        load_model(tmp_path, device="cpu", dtype="int8")
+    with pytest.raises(ValueError, match="float32, bfloat16, float16, int8, nf4"):
+        load_model(tmp_path, device="cpu", dtype="int5")
+
+
+@pytest.mark.parametrize("family", ["latent_attention", "linear_attention", "no_attention"])
+def test_a_model_that_cannot_be_compressed_is_refused_by_its_config(
+    family: str, tmp_path: Path
+) -> None:
+    make, reason = tiny_models.UNSUPPORTED[family]
+    # no weights and no tokenizer are there
+    make().config.save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModelError, match=reason):
+        load_model(tmp_path, device="cpu")
+
+
+def reading(free_bytes: int) -> MemoryReading:
+    return MemoryReading("GPU of a test", 8 * 10**9, free_bytes, 0)
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16", "int8", "nf4"])
+def test_weights_that_do_not_fit_are_refused_with_the_numbers_before_they_are_read(
+    dtype: str,
+) -> None:
+    config = tiny_models.llama(dtype=torch.bfloat16).config
+    config.dtype = torch.bfloat16
+    precision = Precision("bfloat16" if dtype == "auto" else dtype)
+    needed = count_weights(config).num_bytes(precision)
+    check_weights_fit("tiny", config, dtype, reading(needed))
+    with pytest.raises(OutOfMemoryError, match=rf"tiny takes 0\.0 GB in {precision}.*are free"):
+        check_weights_fit("tiny", config, dtype, reading(needed - 1))
+
+
+def test_a_checkpoint_that_is_quantized_already_is_left_to_try() -> None:
+    config = tiny_models.llama().config
+    config.quantization_config = {"quant_method": "awq"}
+    check_weights_fit("tiny", config, "auto", reading(0))
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("dtype", ["int8", "nf4"])
+def test_narrow_weights_take_the_bytes_that_were_counted(data_dir: Path, dtype: str) -> None:
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    loaded = load_model(default_model_dir(data_dir), device="cpu", dtype=dtype)
+    held = sum(parameter.nbytes for parameter in loaded.model.parameters())
+    counted = count_weights(loaded.model.config)
+    # scales are not parameters
+    assert held == pytest.approx(counted.num_bytes(Precision(dtype)), rel=0.03)
+    ids = torch.tensor([loaded.tokenizer("The capital of France is")["input_ids"]])
+    with torch.no_grad():
+        likeliest = loaded.model(ids).logits[0, -1].argmax()
+    assert loaded.tokenizer.decode(likeliest) == " Paris"
 
 
 @pytest.mark.model

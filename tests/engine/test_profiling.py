@@ -7,6 +7,7 @@ import tiny_models
 import torch
 
 import nexusquant
+from nexusquant.cache import ProfileBuilder
 from nexusquant.engine import LoadedModel
 from nexusquant.engine.profiling import TOKENS_PER_TEXT, builtin_texts, profile_steps
 from nexusquant.errors import UnsupportedModelError
@@ -94,6 +95,14 @@ def test_a_model_without_gradients_is_refused_and_left_as_it_was():
     cut.remove()
     assert model.config._attn_implementation == "sdpa"
     assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_keys_that_no_gradient_reaches_are_refused():
+    model = tiny_models.llama()
+    # quantized weights that were packed for inference pass none on
+    builder = ProfileBuilder(model)
+    with pytest.raises(UnsupportedModelError, match="No gradients flow"):
+        builder.add(0, torch.randn(1, 2, 40, 16), None)
 
 
 def test_weights_that_are_not_finite_are_refused():

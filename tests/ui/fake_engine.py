@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nexusquant.cache.usage import CacheUsage
-from nexusquant.config import CompressionConfig, SamplingParams, ScorerName
+from nexusquant.config import CompressionConfig, RopeScaling, SamplingParams, ScorerName
 from nexusquant.engine import (
     Event,
     Finished,
@@ -32,7 +32,7 @@ from nexusquant.engine import (
     TextDelta,
     Worker,
 )
-from nexusquant.errors import OutOfMemoryError
+from nexusquant.errors import ContextLengthError, OutOfMemoryError
 
 NUM_HEADS = 8
 PAIR_BYTES = 2 * 64 * 2
@@ -130,7 +130,13 @@ class FakeEngine:
     def is_idle(self) -> bool:
         return not self._busy.locked() and not self.waiting
 
-    def load(self, name: str | None = None) -> Job:
+    has_gpu = True
+
+    def room_bytes(self) -> int:
+        return self.memory().device_free_bytes + (self.info.weight_bytes if self.info else 0)
+
+    def load(self, name: str | None = None, dtype: str | None = None) -> Job:
+        self.loaded_dtype = dtype
         return self.submit(lambda: self._load(name))
 
     def submit(self, work: Callable[[], Iterator[Event]]) -> Job:
@@ -143,8 +149,14 @@ class FakeEngine:
         threading.Thread(target=job.run, daemon=True).start()
         return job
 
-    def new_conversation(self, config: CompressionConfig) -> FakeConversation:
-        return FakeConversation(self, config)
+    def new_conversation(
+        self, config: CompressionConfig, scaling: RopeScaling | None = None
+    ) -> FakeConversation:
+        return FakeConversation(self, config, scaling)
+
+    def scalings_for(self, num_tokens: int) -> tuple[RopeScaling, ...]:
+        trained = self.info.context_length
+        return (RopeScaling.for_length(num_tokens, trained),) if num_tokens > trained else ()
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         text = "".join(f"<{m.role}> {m.content} </{m.role}>\n" for m in messages)
@@ -202,8 +214,10 @@ class FakeEngine:
 class FakeConversation:
     """A conversation whose cache is a count of tokens; `usage` follows from the config."""
 
-    def __init__(self, engine: FakeEngine, config: CompressionConfig) -> None:
-        self.config = config
+    def __init__(
+        self, engine: FakeEngine, config: CompressionConfig, scaling: RopeScaling | None = None
+    ) -> None:
+        self.config, self.scaling = config, scaling
         self.is_closed = False
         self._engine = engine
         self._text = ""
@@ -278,10 +292,14 @@ class FakeConversation:
         return waiting if waiting >= eviction.min_span else 0
 
     def _check_fits(self, num_tokens: int) -> None:
-        context = self._engine.info.context_length
+        factor = self.scaling.factor if self.scaling else 1
+        context = round(self._engine.info.context_length * factor)
         if num_tokens > context:
-            raise ValueError(
-                f"The prompt has {num_tokens} tokens; the model's context holds {context}."
+            raise ContextLengthError(
+                f"The prompt has {num_tokens} tokens; the model's context holds {context}.",
+                num_tokens=num_tokens,
+                context_length=context,
+                offers=self._engine.scalings_for(num_tokens),
             )
 
     def _stats(self, read: str, num_new: int, began: float) -> GenerationStats:

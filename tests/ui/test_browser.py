@@ -309,6 +309,26 @@ def test_a_model_is_loaded_from_settings_with_its_progress_shown(page, site):
     assert "torch: " in page.input_value("#set-diagnostics textarea")
 
 
+def test_a_model_of_the_list_goes_into_the_field(page, site):
+    open_tab(page, "Settings")
+    page.click("#set-model-list input")
+    page.get_by_role("option", name="Phi-4-mini-instruct").click()
+    wait_for_text(page, "#set-model-facts", "MIT. Context 131,072 tokens")
+    name = page.input_value("#set-model textarea, #set-model input")
+    assert name == "microsoft/Phi-4-mini-instruct"
+    assert page.input_value("#set-weights input") == "4 bits"
+
+
+def test_a_message_that_is_too_long_is_answered_once_the_offer_is_taken(page, site):
+    page.fill("#chat-box textarea", "word " * 3000)
+    page.click("#chat-send")
+    page.click("#chat-offer")
+    wait_for_text(page, "#chat-status", "Positions are scaled here (yarn, factor 1.5)")
+    assert page.locator("#chat-offer").is_hidden()
+    page.click("#chat-clear")
+    page.locator("#chat-status:has-text('Positions are scaled')").wait_for(state="hidden")
+
+
 def test_a_phone_never_scrolls_sideways(visit, site, document):
     page = visit(size=PHONE).page
     code = "```python\n" + "x = call(" + "argument, " * 40 + ")\n```"

@@ -186,6 +186,40 @@ def test_a_message_longer_than_the_context_says_both_sizes(handlers, workspace, 
     assert "context holds 2048" in last.status
 
 
+def test_a_message_longer_than_the_context_is_answered_once_the_offer_is_taken(
+    handlers, workspace, services, me
+):
+    refused = list(handlers.send("word " * 3000, workspace.id, me))[-1]
+    assert refused.offer == "Answer with scaled positions (yarn, factor 1.5)"
+    assert workspace.chat.scaling is None
+    first, *_, last = handlers.take_offer(workspace.id, me)
+    assert first.offer == last.offer == ""
+    assert last.messages[-1]["content"] == ALL_WORDS
+    assert "scaled here (yarn, factor 1.5)" in last.status
+    # the gauge counts with the longer context
+    assert "3,072 tokens of context" in last.gauge
+    # it is this chat's alone, and ends with it
+    other = services.sessions.open(None, "local")
+    assert other.chat.scaling is None
+    handlers.clear(workspace.id, me)
+    assert workspace.chat.scaling is None
+
+
+def test_without_a_refusal_there_is_nothing_to_take(handlers, workspace, me):
+    assert list(handlers.send("hello", workspace.id, me))[-1].offer == ""
+    assert list(handlers.take_offer(workspace.id, me))[-1].offer == ""
+    assert workspace.chat.scaling is None
+
+
+def test_scaled_positions_end_with_the_model_they_were_for(handlers, workspace, services, me):
+    list(handlers.send("word " * 3000, workspace.id, me))
+    list(handlers.take_offer(workspace.id, me))
+    services.models.load("another/model").wait(5)
+    last = list(handlers.send("hello", workspace.id, me))[-1]
+    assert workspace.chat.scaling is None
+    assert last.status == ""
+
+
 def test_an_error_with_markup_is_escaped(handlers, workspace, script, me):
     script.fail_next = ValueError("<img src=x onerror=alert(1)>")
     last = list(handlers.send("a", workspace.id, me))[-1]

@@ -69,6 +69,22 @@ def test_what_does_not_fit_is_offered_as_a_choice_and_never_cut(handlers, worksp
     assert f"first {fewer.pages_text.split('-')[-1]} pages" in view.fitting_button
 
 
+def test_scaled_positions_are_offered_for_what_does_not_fit_and_kept_with_the_document(
+    handlers, workspace, long_file, me
+):
+    view = opened(handlers, workspace, long_file, me)
+    assert view.offer.startswith("Answer with scaled positions (yarn, factor ")
+    taken = handlers.take_offer(view.pages_text, workspace.id, me)
+    assert "Fits" in taken.fit
+    assert "Positions are scaled here" in taken.fit
+    assert taken.offer == taken.fitting_button == ""
+    last = list(handlers.read(view.pages_text, workspace.id, me))[-1]
+    assert last.is_read
+    assert workspace.documents.read.session.scaling == workspace.documents.scaling
+    # another file begins without
+    assert opened(handlers, workspace, long_file, me).offer == view.offer
+
+
 def test_reading_more_than_fits_is_refused_with_the_reason(handlers, workspace, long_file, me):
     last = read_all(handlers, workspace, long_file, me)
     assert last.is_read is False

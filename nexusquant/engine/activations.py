@@ -1,0 +1,151 @@
+"""What one forward needs besides weights and cache: what lives for a moment, in bytes.
+
+Knows how attention, the second reading and coding are written, and names their largest tensors.
+Must not know how long anything is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import PreTrainedConfig
+
+from nexusquant.cache import BLOCK_BYTES, LayerShape
+from nexusquant.engine.prefill import CHUNK_SIZE
+from nexusquant.engine.rereading import LEAD
+
+_FLOAT32 = 4
+# a pair's score, its copy in one tensor for all layers, the sorted copy, and masks
+_BYTES_PER_SCORE = 4 + 4 + 4 + 4
+# where each pair of a layer was in the text: three tensors of 64 bits on the way there
+_BYTES_PER_POSITION = 3 * 8
+# exact keys and values, keys bare of their rotation and the products for that, in float32
+_COPIES_WHEN_CODING = 5
+# coding itself goes slice by slice
+_CODING_SLICE_BYTES = 14 * 2**20
+
+
+@dataclass(frozen=True)
+class ChunkShape:
+    """The sizes that decide what a forward needs.
+
+    Args:
+        shapes: The kinds of layers that there are.
+        num_heads_coded: Heads of keys and values in all layers that can be coded.
+        hidden_size: Numbers that describe a token between layers.
+        mlp_width: Numbers inside a layer's MLP, over the experts that a token takes.
+        vocabulary: Possible tokens.
+        value_bytes: Bytes of one number.
+        block_bytes: Bound on what attention decodes of pages at a time.
+    """
+
+    shapes: tuple[LayerShape, ...]
+    num_heads_coded: int
+    hidden_size: int
+    mlp_width: int
+    vocabulary: int
+    value_bytes: int
+    block_bytes: int
+
+    def forward_bytes(self, num_coded: int, num_exact: int, num_new: int) -> int:
+        """The largest layer's tensors over `num_new` tokens, and the logits of the last one."""
+        attention = max(self._attention(s, num_coded, num_exact, num_new) for s in self.shapes)
+        # gate, up and their product
+        mlp = num_new * self.mlp_width * 3 * self.value_bytes
+        # the residual, and its norm in float32
+        residual = num_new * self.hidden_size * (2 * self.value_bytes + 2 * _FLOAT32)
+        return residual + max(mlp, attention) + self.logits_bytes
+
+    @property
+    def logits_bytes(self) -> int:
+        """One token's logits, as the model makes them and in float32."""
+        return self.vocabulary * (self.value_bytes + _FLOAT32)
+
+    def rereading_bytes(self, num_tokens: int) -> int:
+        """A stretch read again: a forward over it, and a score for every pair."""
+        num_new = min(num_tokens, CHUNK_SIZE + LEAD)
+        # of a layer in float32: products, and what the softmax makes of them
+        rows = max(shape.num_heads for shape in self.shapes) * num_new
+        weights = rows * 2 * num_new * _FLOAT32 * 2
+        return (
+            self.forward_bytes(0, num_new, num_new) + weights + _FLOAT32 * self._pairs(num_tokens)
+        )
+
+    def choosing_bytes(self, num_tokens: int) -> int:
+        """The scores of all pairs while the best of them are found."""
+        return _BYTES_PER_SCORE * self._pairs(num_tokens)
+
+    def coding_bytes(self, num_exact: int) -> int:
+        """One layer's exact vectors on their way into pages."""
+        largest = max(shape.num_kv_heads * shape.head_dim for shape in self.shapes)
+        return max(num_exact * largest * _FLOAT32 * _COPIES_WHEN_CODING, _CODING_SLICE_BYTES)
+
+    def decoding_bytes(self, num_tokens: int) -> int:
+        """One token's forward: blocks of pages are decoded, up to a bound."""
+        block = max(self._block(shape, num_tokens, 1) for shape in self.shapes)
+        heads = max(shape.num_kv_heads for shape in self.shapes)
+        return block + num_tokens * heads * _BYTES_PER_POSITION + self.forward_bytes(0, 1, 1)
+
+    def _attention(self, shape: LayerShape, num_coded: int, num_exact: int, num_new: int) -> int:
+        if shape.sliding_window is not None:
+            num_coded, num_exact = 0, min(num_exact, shape.sliding_window + num_new)
+        one_head = 2 * num_exact * shape.head_dim * self.value_bytes
+        query = num_new * shape.num_heads * shape.head_dim * self.value_bytes
+        # the queries, their rotation and what comes out; the layer's vectors joined to new ones
+        attention = 3 * query + shape.num_kv_heads * one_head
+        if num_coded:
+            joined = num_exact * shape.num_kv_heads * shape.head_dim * 2 * _FLOAT32
+            block = self._block(shape, max(num_coded, num_exact), num_new)
+            # queries, their weighted sums and sums to be, in float32
+            rows = 4 * num_new * shape.num_heads * shape.head_dim * _FLOAT32
+            return attention + rows + joined + block
+        mask = num_new * num_exact * (1 + self.value_bytes)
+        # heads of queries that share keys get copies of them where there is a mask
+        is_shared = shape.num_heads != shape.num_kv_heads
+        return attention + mask + is_shared * shape.num_heads * one_head
+
+    def _block(self, shape: LayerShape, num_tokens: int, num_new: int) -> int:
+        """A block of decoded pages: keys, values, and logits of every query."""
+        rows = shape.num_heads // shape.num_kv_heads * num_new
+        per_token = _FLOAT32 * shape.num_kv_heads * (4 * shape.head_dim + 2 * rows)
+        return min(self.block_bytes, num_tokens * per_token)
+
+    def _pairs(self, num_tokens: int) -> int:
+        return num_tokens * self.num_heads_coded
+
+
+def chunk_shape(
+    config: PreTrainedConfig, shapes: Sequence[LayerShape], value_bytes: int, *, on_gpu: bool
+) -> ChunkShape:
+    """Read the sizes off a config.
+
+    Args:
+        config: Of the model.
+        shapes: Its layers.
+        value_bytes: Bytes of one number.
+        on_gpu: Whether a GPU does it.
+    """
+    config = config.get_text_config(decoder=True)
+    return ChunkShape(
+        tuple(set(shapes)),
+        sum(shape.num_kv_heads for shape in shapes if shape.can_be_coded),
+        config.hidden_size,
+        _mlp_width(config),
+        config.vocab_size,
+        value_bytes,
+        BLOCK_BYTES["cuda" if on_gpu else "cpu"],
+    )
+
+
+def _mlp_width(config: PreTrainedConfig) -> int:
+    def of(name: str) -> int:
+        width = getattr(config, name, None)
+        return width if isinstance(width, int) else 0
+
+    width = of("intermediate_size") or of("n_inner") or 4 * config.hidden_size
+    experts = of("num_experts_per_tok")
+    if not experts:
+        return width
+    routed = experts * (of("moe_intermediate_size") or width)
+    return max(width, routed + of("shared_expert_intermediate_size"))

@@ -1,0 +1,173 @@
+"""Memory is planned from a config alone, and held to what models and caches really take."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import tiny_models
+import tiny_variants
+import torch
+from live_bytes import LiveBytes
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import nexusquant
+from nexusquant import PRESETS, CompressedCache, UnsupportedModelError
+from nexusquant.engine import MemoryPlan, Precision, as_table, count_weights, plan_memory
+from nexusquant.engine.prefill import prefill_chunks
+from nexusquant.engine.rereading import reread_chunks
+
+FAMILIES = {**tiny_models.FULL_ATTENTION, **tiny_models.HYBRID, **tiny_variants.VARIANTS}
+NUM_TOKENS = 3000
+
+LLAMA_8B = LlamaConfig(
+    vocab_size=128_256,
+    hidden_size=4096,
+    intermediate_size=14_336,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+)
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def weights_8b():
+    return count_weights(LLAMA_8B)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_are_counted_without_being_there(family):
+    model = FAMILIES[family]()
+    parameters = list(model.parameters())
+    count = count_weights(model.config)
+    assert count.num_parameters == sum(parameter.numel() for parameter in parameters)
+    assert count.num_bytes(Precision.FLOAT32) == sum(parameter.nbytes for parameter in parameters)
+
+
+def test_narrow_weights_take_what_their_quantizers_make_of_them(weights_8b):
+    # linear layers: 32 x (4096 x (4096 + 1024 + 1024 + 4096) + 3 x 4096 x 14336)
+    assert weights_8b.num_linear == 6_979_321_856
+    assert weights_8b.num_parameters == 8_030_261_248
+    others = 2 * (8_030_261_248 - 6_979_321_856)
+    assert weights_8b.num_bytes(Precision.BFLOAT16) == 2 * 8_030_261_248
+    assert weights_8b.num_bytes(Precision.INT8) == 6_979_321_856 + 4 * 1_376_256 + others
+    bits = 8 * (weights_8b.num_bytes(Precision.NF4) - others) / 6_979_321_856
+    assert bits == pytest.approx(4 + 8 / 64 + 32 / (64 * 256))
+
+
+def test_what_cannot_be_served_is_refused_with_the_reason():
+    for name in ("latent_attention", "no_attention"):
+        make, reason = tiny_models.UNSUPPORTED[name]
+        with pytest.raises(UnsupportedModelError, match=reason):
+            plan_memory(make().config, PRESETS["safe"])
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Wide enough that keys and values, not the smallest tensors, are what counts."""
+    sizes = {"hidden_size": 128, "head_dim": 64, "num_hidden_layers": 8, "vocab_size": 1000}
+    return tiny_models.of_family(LlamaForCausalLM, LlamaConfig, **sizes)
+
+
+@pytest.fixture(scope="module")
+def profile(model):
+    found = nexusquant.build_profile(model, token_ids=tiny_models.token_ids(300))
+    # tables of the code, which are made once for a process
+    cache = nexusquant.prefill(model, tiny_models.token_ids(200), PRESETS["safe"], profile=found)
+    with torch.no_grad():
+        model(tiny_models.token_ids(1), past_key_values=cache)
+    return found
+
+
+def run(events):
+    for _ in events:
+        pass
+
+
+def measured_peaks(model, profile, config):
+    """Bytes alive at most while the text is read, and while it is read again and coded."""
+    ids = tiny_models.token_ids(NUM_TOKENS)
+    with LiveBytes([*model.parameters(), *model.buffers(), ids]) as live:
+        cache = CompressedCache(model, config, profile)
+        run(prefill_chunks(model, ids, cache))
+        reading, live.peak = live.peak, live.now
+        run(reread_chunks(model, ids, cache))
+        cache.finish_prefill()
+        return reading, live.peak
+
+
+@pytest.mark.parametrize("exact_prefill_tokens", [16_384, 1024])
+@pytest.mark.parametrize("preset", ["off", "safe", "high"])
+def test_the_peak_of_a_text_is_near_what_was_planned(model, profile, preset, exact_prefill_tokens):
+    config = replace(PRESETS[preset], exact_prefill_tokens=exact_prefill_tokens)
+    plan = plan_memory(model.config, config, Precision.FLOAT32, on_gpu=False)
+    reading, coding = measured_peaks(model, profile, config)
+    assert 0.97 < plan.reading_bytes(NUM_TOKENS) / reading < 1.12
+    peak = max(plan.reading_bytes(NUM_TOKENS), plan.coding_bytes(NUM_TOKENS))
+    assert 0.97 < peak / max(reading, coding) < 1.12
+
+
+def plan_8b(preset, weights, precision=Precision.NF4, **changes):
+    config = replace(PRESETS[preset], **changes)
+    return plan_memory(LLAMA_8B, config, precision, weights=weights)
+
+
+@pytest.mark.parametrize("preset", ["off", "safe", "balanced"])
+@pytest.mark.parametrize("gigabytes", [8, 12, 16])
+def test_the_tokens_that_fit_fit_and_more_do_not(preset, gigabytes, weights_8b):
+    plan = plan_8b(preset, weights_8b)
+    free = gigabytes * GIB
+    fitting = plan.tokens_that_fit(free)
+    assert fitting > 10_000
+    shorter = [fitting * part // 500 for part in range(1, 501)]
+    assert max(map(plan.needed_bytes, shorter)) <= 1.001 * free
+    # what is exact at the end of a text comes and goes with its length
+    longer = [fitting + step for step in range(1, 17_000, 100)]
+    assert max(map(plan.needed_bytes, longer)) > free
+
+
+def test_nothing_fits_where_the_weights_do_not(weights_8b):
+    plan = plan_8b("safe", weights_8b, Precision.BFLOAT16)
+    assert plan.tokens_that_fit(12 * GIB) == 0
+    assert plan.tokens_that_fit(24 * GIB) > 100_000
+
+
+def test_a_shorter_exact_span_leaves_room_for_a_longer_text(weights_8b):
+    long = plan_8b("safe", weights_8b).tokens_that_fit(7 * GIB)
+    short = plan_8b("safe", weights_8b, exact_prefill_tokens=1024).tokens_that_fit(7 * GIB)
+    assert short > 3 * long
+
+
+def test_the_longest_exact_span_that_leaves_room_is_found(weights_8b):
+    plan, free = plan_8b("safe", weights_8b), 8 * GIB
+    assert plan.exact_span_that_fits(8_000, free) == 16_384
+    span = plan.exact_span_that_fits(40_960, 7 * GIB)
+    assert 512 <= span < 16_384
+    assert plan.with_exact_span(span).needed_bytes(40_960) <= 7 * GIB
+    assert plan.with_exact_span(2 * span).needed_bytes(40_960) > 7 * GIB
+    assert plan.exact_span_that_fits(4_000_000, free) is None
+
+
+def test_the_cache_of_a_long_text_shrinks_by_what_the_preset_promises(weights_8b):
+    for preset, factor in (("safe", 7.5), ("high", 11.5), ("balanced", 19), ("max", 40)):
+        plan = plan_8b(preset, weights_8b)
+        assert plan.compression_factor(32_768) == pytest.approx(factor, rel=0.1)
+        assert plan.bytes_per_token == pytest.approx(2 * 32 * 8 * 128 * 2 / factor, rel=0.2)
+
+
+def test_the_terms_add_up_and_are_printed(weights_8b):
+    plan = plan_8b("balanced", weights_8b)
+    assert isinstance(plan, MemoryPlan)
+    for num_tokens in (500, 8192, 65_536):
+        terms = plan.terms(num_tokens)
+        assert sum(num_bytes for _, num_bytes in terms) == plan.needed_bytes(num_tokens)
+        assert all(num_bytes > 0 for _, num_bytes in terms)
+    text = as_table(plan, 8192)
+    assert "Weights in nf4" in text
+    assert text.splitlines()[-1].startswith("Sum")
+
+
+def test_no_text_needs_no_cache(weights_8b):
+    plan = plan_8b("safe", weights_8b)
+    assert plan.stored_bytes(0) == plan.reading_bytes(0) == plan.coding_bytes(0) == 0
