@@ -147,13 +147,12 @@ class CompressedLayer(CacheLayerMixin):
 
     def _packed_view(self) -> PackedView:
         pages, codec = self.pages, self.codec
-        lengths = torch.tensor(pages.lengths, device=pages.page_table.device)
-        positions = self.kept.positions(
-            self.sinks[0].shape[1], pages.lengths, pages.page_table.device
-        )
+        first, device = self.sinks[0].shape[1], pages.page_table.device
+        positions = self.kept.positions(first, pages.lengths, device)
+        lengths = torch.tensor(pages.lengths, device=device)
         stored = (pages.keys, pages.values, pages.page_table, lengths, positions)
-        first = self.sinks[0].shape[1] if self.kept.is_whole else None
-        return PackedView(*stored, codec.keys, codec.values, codec.rotary, codec.pairing, first)
+        coders = (codec.keys, codec.values, codec.rotary, codec.pairing)
+        return PackedView(*stored, *coders, first if self.kept.is_whole else None)
 
     def _observe(self, query: torch.Tensor, scaling: float) -> None:
         """Remember the newest queries of the span for the scorer."""

@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
 ]
 GPU = torch.device("cuda")
-CLOSE = 8e-3
+CLOSE = 2e-3
 
 
 @pytest.fixture(autouse=True)

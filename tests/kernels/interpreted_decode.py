@@ -10,7 +10,7 @@ from decode_cases import CASES, DecodeCase, attended
 from nexusquant.kernels.decode_attention.triton_launch import attend_packed
 
 # the kernel multiplies in float16
-CLOSE = 8e-3
+CLOSE = 2e-3
 # the interpreter takes logarithms of scales that mean nothing
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")
 

@@ -31,8 +31,9 @@ class DigitTables(NamedTuple):
     Args:
         rows: Coordinate of each digit, -1 for padding. [8 (words + singles)], int32.
         sizes: Of each digit: what one of it is of the coordinate's steps; what an odd sum adds to
-            the coordinate; what a field of 0 stands for. The latter two are told once for every
-            coordinate. [3, 8 (words + singles)], float32.
+            the coordinate; what a field of 0 stands for; the middle digit, in the kernel's units.
+            The second and the third are told once for every coordinate.
+            [4, 8 (words + singles)], float32.
         num_words: Words of a vector.
         num_singles: Bytes of single bits.
         words: Words with padding.
@@ -53,13 +54,12 @@ def digit_tables(widths: tuple[int, ...], device: torch.device) -> DigitTables:
     layout = CodeLayout.of(widths)
     words = max(LEAST, _power_of_two(len(layout.words)))
     singles = max(LEAST // 2, _power_of_two(len(layout.singles)))
-    of_words, of_singles = _Rows(words), _Rows(singles)
+    of_words, of_singles = _Rows(words, WORD_FACTORS, 1.5), _Rows(singles, SINGLE_FACTORS, 0.5)
     for place, (group, digit) in enumerate(layout.words):
-        factors = 4.0**digit / torch.tensor(WORD_FACTORS)
-        of_words.put(place, group, widths[group], factors, digit == 0)
+        of_words.put(place, group, widths[group], 4.0**digit, digit == 0)
     for place, group in enumerate(layout.singles):
-        factors = 2.0 ** (widths[group] - 1) / torch.tensor(SINGLE_FACTORS)
-        of_singles.put(place, group, widths[group], factors, widths[group] == 1)
+        width = widths[group]
+        of_singles.put(place, group, width, 2.0 ** (width - 1), width == 1)
     rows = torch.cat([of_words.rows.flatten(), of_singles.rows.flatten()])
     sizes = torch.cat([of_words.sizes.flatten(1), of_singles.sizes.flatten(1)], dim=1)
     counts = (len(layout.words), len(layout.singles), words, singles)
@@ -67,15 +67,17 @@ def digit_tables(widths: tuple[int, ...], device: torch.device) -> DigitTables:
 
 
 class _Rows:
-    def __init__(self, count: int) -> None:
-        self.rows = torch.full((GROUP, count), -1, dtype=torch.int32)
-        self.sizes = torch.zeros((3, GROUP, count))
+    """Tables of one kind of digit while they are made; digits are 0 to twice the middle one."""
 
-    def put(
-        self, place: int, group: int, width: int, factors: torch.Tensor, is_lowest: bool
-    ) -> None:
+    def __init__(self, count: int, units: tuple[float, ...], middle: float) -> None:
+        self._units, self._middle = torch.tensor(units), middle
+        self.rows = torch.full((GROUP, count), -1, dtype=torch.int32)
+        self.sizes = torch.zeros((4, GROUP, count))
+
+    def put(self, place: int, group: int, width: int, weight: float, is_lowest: bool) -> None:
         self.rows[:, place] = GROUP * group + torch.arange(GROUP, dtype=torch.int32)
-        self.sizes[0, :, place] = factors
+        self.sizes[0, :, place] = weight / self._units
+        self.sizes[3, :, place] = self._middle * self._units
         if is_lowest:
             self.sizes[1, :, place] = torch.tensor(ODD_COSET_SHIFT)
             self.sizes[2, :, place] = torch.tensor(CENTRE_OFFSET) - 2.0 ** (width - 1)
@@ -91,7 +93,7 @@ def value_rows(quantizer: E8Quantizer) -> tuple[torch.Tensor, torch.Tensor]:
     tables = digit_tables(quantizer.widths, quantizer.basis.device)
     is_row = (tables.rows >= 0).unsqueeze(1)
     rows = quantizer.decoder[tables.rows.clamp(min=0).long()] * is_row
-    factors, shifts, offsets = (rows * size.unsqueeze(1) for size in tables.sizes)
+    factors, shifts, offsets, _ = (rows * size.unsqueeze(1) for size in tables.sizes)
     border = GROUP * tables.words
     parts = [factors[:border], shifts[:border].unflatten(0, (GROUP, -1)).sum(dim=0)]
     if tables.num_singles:

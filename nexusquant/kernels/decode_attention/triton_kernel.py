@@ -14,7 +14,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from nexusquant.kernels.decode_attention.triton_digits import digits_of_singles, digits_of_words
+from nexusquant.kernels.decode_attention.triton_keys import key_rows, page_keys
+from nexusquant.kernels.decode_attention.triton_sums import add_page, empty_sums, store_sums
 from nexusquant.kernels.decode_attention.triton_turning import cos, rotate, sin, within_a_turn
 from nexusquant.lattice.log_scale import CODE_OF_ONE, SPREAD, STEEPNESS
 
@@ -26,7 +27,7 @@ LOWEST = tl.constexpr(-14.0)
 
 
 @triton.jit
-def part_kernel(  # noqa: C901 - a kernel with its variants is one function
+def part_kernel(
     query,
     key_codes,
     key_scales,
@@ -90,32 +91,14 @@ def part_kernel(  # noqa: C901 - a kernel with its variants is one function
     growth = tl.where(speed != 0, rotary_scaling, 1.0)
     basis += head * DIM * DIM
     row_units += head * DIM
-    DIGITS: tl.constexpr = 8 * (KEY_WORDS + KEY_SINGLES)
-    words_left, parity_left, offset_left = _rows(
-        basis, row_units, digit_rows, digit_sizes, 0, left, growth, KEY_WORDS, DIGITS, DIM
+    left_rows = key_rows(
+        *(basis, row_units, digit_rows, digit_sizes, left, growth),
+        *(KEY_WORDS, KEY_SINGLES, NUM_KEY_SINGLES, DIM),
     )
-    words_right, parity_right, offset_right = _rows(
-        basis, row_units, digit_rows, digit_sizes, 0, right, growth, KEY_WORDS, DIGITS, DIM
+    right_rows = key_rows(
+        *(basis, row_units, digit_rows, digit_sizes, right, growth),
+        *(KEY_WORDS, KEY_SINGLES, NUM_KEY_SINGLES, DIM),
     )
-    if NUM_KEY_SINGLES > 0:
-        start: tl.constexpr = 8 * KEY_WORDS
-        singles_left, odd_left, more_left = _rows(
-            basis, row_units, digit_rows, digit_sizes, start, left, growth, KEY_SINGLES, DIGITS, DIM
-        )
-        singles_right, odd_right, more_right = _rows(
-            basis,
-            row_units,
-            digit_rows,
-            digit_sizes,
-            start,
-            right,
-            growth,
-            KEY_SINGLES,
-            DIGITS,
-            DIM,
-        )
-        offset_left += more_left
-        offset_right += more_right
     if HAS_MEAN:
         mean += head * DIM
         mean_left = (tl.load(mean + left, mask=left >= 0, other=0.0) * growth)[None, :]
@@ -127,12 +110,7 @@ def part_kernel(  # noqa: C901 - a kernel with its variants is one function
     maximum = tl.full((QUERIES,), NOTHING, tl.float32)
     total = tl.zeros((PAGE, QUERIES), tl.float32)
     weight_sum = tl.zeros((PAGE, QUERIES), tl.float32)
-    of_words = tl.zeros((VALUE_WORDS * 8, QUERIES), tl.float32)
-    of_parity = tl.zeros((VALUE_WORDS, QUERIES), tl.float32)
-    ODD: tl.constexpr = VALUE_SINGLES if VALUE_SINGLES > 16 else 16
-    if NUM_VALUE_SINGLES > 0:
-        of_singles = tl.zeros((VALUE_SINGLES * 8, QUERIES), tl.float32)
-        of_odd = tl.zeros((ODD, QUERIES), tl.float32)
+    sums = empty_sums(VALUE_WORDS, VALUE_SINGLES, QUERIES)
     if IS_WHOLE:
         angle = slot.to(tl.float32)[:, None] * speed[None, :]
         cosine = cos(angle, IS_FAST).to(tl.float16)
@@ -157,25 +135,10 @@ def part_kernel(  # noqa: C901 - a kernel with its variants is one function
 
         turn = within_a_turn(anchor.to(tl.float32) * speed)
         back_left, back_right = _turn_back(query_left, query_right, turn, IS_FAST)
-        codes = key_codes + page * (PAGE * KEY_BYTES)
-        words, parity = digits_of_words(
-            codes, slot, KEY_BYTES, NUM_KEY_WORDS, KEY_WORDS, PAGE, IS_FAST
+        keys_left, keys_right = page_keys(
+            *(key_codes + page * (PAGE * KEY_BYTES), slot, left_rows, right_rows, KEY_BYTES),
+            *(NUM_KEY_WORDS, KEY_WORDS, NUM_KEY_SINGLES, KEY_SINGLES, PAGE, IS_FAST),
         )
-        keys_left = tl.dot(words, words_left)
-        keys_right = tl.dot(words, words_right)
-        keys_left = tl.dot(parity, parity_left, keys_left)
-        keys_right = tl.dot(parity, parity_right, keys_right)
-        if NUM_KEY_SINGLES > 0:
-            codes += 2 * NUM_KEY_WORDS
-            singles, odd = digits_of_singles(
-                codes, slot, KEY_BYTES, NUM_KEY_SINGLES, KEY_SINGLES, PAGE, IS_FAST
-            )
-            keys_left = tl.dot(singles, singles_left, keys_left)
-            keys_right = tl.dot(singles, singles_right, keys_right)
-            keys_left = tl.dot(odd, odd_left, keys_left)
-            keys_right = tl.dot(odd, odd_right, keys_right)
-        keys_left = (keys_left + offset_left[None, :]).to(tl.float16)
-        keys_right = (keys_right + offset_right[None, :]).to(tl.float16)
         turned_left, turned_right = rotate(keys_left, keys_right, cosine, sine, IS_FAST)
         logits = tl.dot(turned_left, tl.trans(back_left.to(tl.float16)))
         logits = tl.dot(turned_right, tl.trans(back_right.to(tl.float16)), logits)
@@ -191,81 +154,34 @@ def part_kernel(  # noqa: C901 - a kernel with its variants is one function
             logits = softcap * (2 / (1 + tl.exp2(-2 / LN2 * logits / softcap)) - 1)
         logits = tl.where(is_there[:, None], logits / LN2, float("-inf"))
 
-        # weights hold the values' scales: with them in the maximum, none overflows float16
         exponent = _exponent(tl.load(value_scales + page * PAGE + slot))[:, None]
-        highest = tl.max(logits + tl.maximum(exponent, LOWEST), axis=0)
-        new_maximum = tl.maximum(maximum, highest)
-        shrink = tl.exp2(maximum - new_maximum)[None, :]
-        maximum = new_maximum
-        total = total * shrink + tl.exp2(logits - maximum[None, :])
-        weights = tl.exp2(logits + exponent - maximum[None, :]) * sign[:, None]
+        maximum, shrink, total, weights = _weigh(logits, exponent, maximum, total)
+        weights *= sign[:, None]
         weight_sum = weight_sum * shrink + weights
-        weights = weights.to(tl.float16)
-        codes = value_codes + page * (PAGE * VALUE_BYTES)
-        words, parity = digits_of_words(
-            codes, slot, VALUE_BYTES, NUM_VALUE_WORDS, VALUE_WORDS, PAGE, IS_FAST
+        sums = add_page(
+            *(sums, weights.to(tl.float16), shrink, value_codes + page * (PAGE * VALUE_BYTES)),
+            *(slot, VALUE_BYTES, NUM_VALUE_WORDS, VALUE_WORDS, NUM_VALUE_SINGLES, VALUE_SINGLES),
+            *(PAGE, IS_FAST),
         )
-        of_words = tl.dot(tl.trans(words), weights, of_words * shrink)
-        of_parity = tl.dot(tl.trans(parity), weights, of_parity * shrink)
-        if NUM_VALUE_SINGLES > 0:
-            codes += 2 * NUM_VALUE_WORDS
-            singles, odd = digits_of_singles(
-                codes, slot, VALUE_BYTES, NUM_VALUE_SINGLES, VALUE_SINGLES, PAGE, IS_FAST
-            )
-            of_singles = tl.dot(tl.trans(singles), weights, of_singles * shrink)
-            of_odd = tl.dot(tl.trans(odd), weights, of_odd * shrink)
 
     lane = place * QUERIES + tl.arange(0, QUERIES)
     tl.store(maxima + lane, maximum)
     tl.store(totals + lane, tl.sum(total, axis=0))
     tl.store(weight_sums + lane, tl.sum(weight_sum, axis=0))
-    rows: tl.constexpr = VALUE_WORDS * 9 + (8 * VALUE_SINGLES + ODD if NUM_VALUE_SINGLES > 0 else 0)
-    weighted += place * rows * QUERIES
-    _store_rows(weighted, of_words, 0)
-    _store_rows(weighted, of_parity, VALUE_WORDS * 8)
-    if NUM_VALUE_SINGLES > 0:
-        _store_rows(weighted, of_singles, VALUE_WORDS * 9)
-        _store_rows(weighted, of_odd, VALUE_WORDS * 9 + VALUE_SINGLES * 8)
+    store_sums(weighted, place, sums, VALUE_WORDS, NUM_VALUE_SINGLES, VALUE_SINGLES, QUERIES)
 
 
 @triton.jit
-def _rows(
-    basis,
-    row_units,
-    digit_rows,
-    digit_sizes,
-    first: tl.constexpr,
-    column,
-    growth,
-    COUNT: tl.constexpr,
-    DIGITS: tl.constexpr,
-    DIM: tl.constexpr,
-):
-    """What digits are multiplied by, in some columns.
+def _weigh(logits, exponent, maximum, total):
+    """The softmax's step; weights hold the values' scales, in float32.
 
-    Returns the rows of digits [8 * COUNT, columns] and of the parities of their sums
-    [COUNT or 16, columns], float16; and what fields of 0 stand for [columns], float32.
+    With the scales in the maximum, no weight overflows float16.
     """
-    index = first + tl.arange(0, 8 * COUNT)
-    row = tl.load(digit_rows + index)
-    is_row = row >= 0
-    entries = tl.load(
-        basis + row[:, None] * DIM + column[None, :],
-        mask=is_row[:, None] & (column >= 0)[None, :],
-        other=0,
-    )
-    unit = tl.load(row_units + row, mask=is_row, other=0.0)
-    rows = entries.to(tl.float32) * unit[:, None] * growth[None, :]
-    factor = tl.load(digit_sizes + index)[:, None]
-    shift = tl.load(digit_sizes + DIGITS + index)[:, None]
-    offset = tl.load(digit_sizes + 2 * DIGITS + index)[:, None]
-    HALF: tl.constexpr = column.shape[0]
-    parity = tl.sum(tl.reshape(rows * shift, (8, COUNT, HALF)), axis=0)
-    if COUNT < 16:
-        # a matrix product sums over 16 at least
-        parity = tl.permute(tl.join(parity, tl.zeros_like(parity)), (2, 0, 1))
-        parity = tl.reshape(parity, (2 * COUNT, HALF))
-    return (rows * factor).to(tl.float16), parity.to(tl.float16), tl.sum(rows * offset, axis=0)
+    highest = tl.max(logits + tl.maximum(exponent, LOWEST), axis=0)
+    new_maximum = tl.maximum(maximum, highest)
+    shrink = tl.exp2(maximum - new_maximum)[None, :]
+    total = total * shrink + tl.exp2(logits - new_maximum[None, :])
+    return new_maximum, shrink, total, tl.exp2(logits + exponent - new_maximum[None, :])
 
 
 @triton.jit
@@ -291,9 +207,3 @@ def _exponent(code):
     """Binary logarithm of the scale that a code stands for."""
     growth = tl.exp2((code.to(tl.float32) - ONE) / (STEEP * LN2))
     return tl.where(code == 0, float("-inf"), (growth - 1.0 / growth) * (WIDEST / 2))
-
-
-@triton.jit
-def _store_rows(target, rows, first: tl.constexpr):
-    row = (first + tl.arange(0, rows.shape[0]))[:, None]
-    tl.store(target + row * rows.shape[1] + tl.arange(0, rows.shape[1])[None, :], rows)
