@@ -1,0 +1,166 @@
+"""One token's attention over a long text on this GPU: packed pages against 16-bit keys and values.
+
+The shape is one layer of Llama-3.1-8B: 8 KV heads, 32 query heads, 128 values. Codes are random
+bytes, 2 bits a value, as many as a preset keeps; times are medians of CUDA graphs, the better of
+flash attention and cuDNN beside them. Refuses to print times if the kernel's sums are not the
+reference's. The last line is one JSON document.
+
+    python benchmarks/attention.py [--tokens 8192 32768 131072]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import triton
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from triton.testing import do_bench
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from nexusquant import PRESETS  # noqa: E402
+from nexusquant.config import PAGE_SIZE  # noqa: E402
+from nexusquant.kernels import PackedView, triton_problem  # noqa: E402
+from nexusquant.kernels.decode_attention import reference  # noqa: E402
+from nexusquant.kernels.decode_attention.triton_launch import attend_packed  # noqa: E402
+from nexusquant.lattice import (  # noqa: E402
+    E8Quantizer,
+    PackedVectors,
+    Pairing,
+    Rotary,
+    RotarySegment,
+)
+
+NUM_KV_HEADS, NUM_HEADS, HEAD_DIM = 8, 32, 128
+WIDTHS = (5, 4, 3, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 0)
+"""Bits of the keys' groups: 2 on average, as a measured model shares them out."""
+SCALING = HEAD_DIM**-0.5
+MOST_ERROR = 0.01
+BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+GPU = torch.device("cuda")
+
+
+def main() -> None:
+    """Measure every length and preset."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, nargs="+", default=[8192, 32768, 131_072])
+    options = parser.parse_args()
+    problem = triton_problem(GPU) if torch.cuda.is_available() else "torch sees no NVIDIA GPU"
+    if problem is not None:
+        parser.exit(1, f"There is nothing to measure: {problem}.\n")
+    torch.manual_seed(0)
+    rows = []
+    for num_tokens in options.tokens:
+        exact = exact_times(num_tokens)
+        for preset in ("safe", "high", "balanced", "max"):
+            rows.append(measure(preset, num_tokens, exact))
+            print(rows[-1], flush=True)
+    setting = {
+        "benchmark": "attention",
+        "device": torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "shape": [NUM_KV_HEADS, NUM_HEADS, HEAD_DIM],
+    }
+    print(json.dumps({**setting, "rows": rows}))
+
+
+def exact_times(num_tokens: int) -> dict[str, float]:
+    """Microseconds of SDPA in float16 over every token."""
+    keys = torch.randn(1, NUM_KV_HEADS, num_tokens, HEAD_DIM, device=GPU, dtype=torch.float16)
+    values = torch.randn_like(keys)
+    query = torch.randn(1, NUM_HEADS, 1, HEAD_DIM, device=GPU, dtype=torch.float16)
+
+    def attend(backend: SDPBackend) -> torch.Tensor:
+        with sdpa_kernel(backend):
+            return torch.nn.functional.scaled_dot_product_attention(
+                query, keys, values, enable_gqa=True
+            )
+
+    return {
+        name: median_us(lambda backend=backend: attend(backend))
+        for name, backend in BACKENDS.items()
+    }
+
+
+def measure(preset: str, num_tokens: int, exact: dict[str, float]) -> dict:
+    """Microseconds of the kernel and of joining its parts, and how that compares."""
+    eviction = PRESETS[preset].eviction
+    view = random_view(num_tokens, eviction.keep_ratio if eviction else 1.0)
+    query = torch.randn(NUM_HEADS, HEAD_DIM, device=GPU, dtype=torch.float16)
+    error = relative_error(query, view)
+    if not error < MOST_ERROR:
+        raise SystemExit(f"The kernel's sums are wrong by {error:.3f}: no time is worth telling.")
+    time = median_us(lambda: attend_packed(query, view, SCALING, None))
+    return {
+        "preset": preset,
+        "num_tokens": num_tokens,
+        "kernel_us": time,
+        **{f"{name}_us": of_exact for name, of_exact in exact.items()},
+        "times_as_fast": round(min(exact.values()) / time, 3),
+        "error": round(error, 5),
+    }
+
+
+def random_view(num_tokens: int, keep_ratio: float) -> PackedView:
+    """A layer in which every head kept as many tokens, somewhere in the text."""
+    coder = E8Quantizer.of_rows(
+        WIDTHS,
+        0.3 * torch.randn(NUM_KV_HEADS, HEAD_DIM, HEAD_DIM, device=GPU),
+        torch.ones(NUM_KV_HEADS, len(WIDTHS), device=GPU),
+        torch.randn(NUM_KV_HEADS, 1, HEAD_DIM, device=GPU),
+    )
+    values = E8Quantizer.create(HEAD_DIM, 2, 0, GPU)
+    num_kept = int(num_tokens * keep_ratio) // PAGE_SIZE * PAGE_SIZE
+    num_pages = NUM_KV_HEADS * num_kept // PAGE_SIZE
+    table = torch.randperm(num_pages, device=GPU, dtype=torch.int32).view(NUM_KV_HEADS, -1)
+    lengths = torch.full((NUM_KV_HEADS,), num_kept, device=GPU)
+    is_whole = keep_ratio == 1
+    draws = (torch.randperm(num_tokens, device=GPU)[:num_kept] for _ in range(NUM_KV_HEADS))
+    every = torch.arange(num_kept, device=GPU).expand(NUM_KV_HEADS, -1)
+    positions = every if is_whole else torch.stack([draw.sort().values for draw in draws])
+    frequencies = 500_000.0 ** -(torch.arange(HEAD_DIM // 2, device=GPU) * 2 / HEAD_DIM)
+    rotary = Rotary([RotarySegment(0, frequencies)])
+    pools = (random_pool(num_pages, each.bytes_per_vector - 1) for each in (coder, values))
+    held = (*pools, table, lengths, positions)
+    return PackedView(*held, coder, values, rotary, Pairing.HALVES, 0 if is_whole else None)
+
+
+def random_pool(num_pages: int, num_bytes: int) -> PackedVectors:
+    """Codes of anything, with scales near 1."""
+    codes = torch.randint(256, (num_pages, PAGE_SIZE, num_bytes), dtype=torch.uint8, device=GPU)
+    scales = torch.randint(100, 140, (num_pages, PAGE_SIZE), dtype=torch.uint8, device=GPU)
+    return PackedVectors(codes, scales)
+
+
+def relative_error(query: torch.Tensor, view: PackedView) -> float:
+    """How far the kernel's output is from the reference's."""
+    sums = attend_packed(query, view, SCALING / 4, None)
+    nothing = torch.zeros(NUM_KV_HEADS, 1, HEAD_DIM, device=GPU)
+    # an exact vector that nobody looks at, because the reference wants one
+    out = [
+        reference.packed_attention(
+            query[:, None].float(), packed, *(nothing, nothing), SCALING / 4, None, given
+        )
+        for packed, given in ((None, sums), (view, None))
+    ]
+    return float((out[0] - out[1]).norm() / out[1].norm())
+
+
+def median_us(work: Callable[[], object]) -> float:
+    """Microseconds of `work` as a CUDA graph: no launch waits for Python."""
+    work()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return round(1e3 * do_bench(graph.replay, warmup=10, rep=50, return_mode="median"), 1)
+
+
+if __name__ == "__main__":
+    main()
