@@ -23,12 +23,12 @@ from triton.testing import do_bench
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from nexusquant import PRESETS  # noqa: E402
-from nexusquant.config import PAGE_SIZE  # noqa: E402
-from nexusquant.kernels import PackedView, triton_problem  # noqa: E402
-from nexusquant.kernels.decode_attention import reference  # noqa: E402
-from nexusquant.kernels.decode_attention.triton_launch import attend_packed  # noqa: E402
-from nexusquant.lattice import (  # noqa: E402
+from nexusquant import PRESETS
+from nexusquant.config import PAGE_SIZE
+from nexusquant.kernels import PackedView, triton_problem
+from nexusquant.kernels.decode_attention import reference
+from nexusquant.kernels.decode_attention.triton_launch import attend_packed
+from nexusquant.lattice import (
     E8Quantizer,
     PackedVectors,
     Pairing,

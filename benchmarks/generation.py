@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,8 +23,8 @@ from transformers import AutoModelForCausalLM, Cache, DynamicCache, LlamaConfig,
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import nexusquant  # noqa: E402
-from nexusquant.engine import build_profile  # noqa: E402
+import nexusquant
+from nexusquant.engine import build_profile
 
 PRESETS = ("safe", "high", "balanced", "max")
 EXACT_CHUNK = 512
@@ -42,11 +43,10 @@ def main() -> None:
     rows = []
     for num_tokens in options.tokens:
         ids = torch.randint(0, 128_000, (1, num_tokens), device="cuda")
-        readers: dict[str, Callable[[], Cache]] = {"DynamicCache": lambda: read_exactly(model, ids)}
+        readers = {"DynamicCache": partial(read_exactly, model, ids)}
         for name in PRESETS:
-            readers[name] = lambda name=name: nexusquant.prefill(
-                model, ids, nexusquant.PRESETS[name], profile=profile
-            )
+            config = nexusquant.PRESETS[name]
+            readers[name] = partial(nexusquant.prefill, model, ids, config, profile=profile)
         for name, read in readers.items():
             rows.append(measure(model, name, read, num_tokens, options.new_tokens))
             print(rows[-1], flush=True)

@@ -83,6 +83,8 @@ class _Rows:
             self.sizes[2, :, place] = torch.tensor(CENTRE_OFFSET) - 2.0 ** (width - 1)
 
 
+# the values' coder is one for all layers of a cache
+@functools.lru_cache(maxsize=4)
 def value_rows(quantizer: E8Quantizer) -> tuple[torch.Tensor, torch.Tensor]:
     """What sums of digits and of their parities are multiplied by in the end.
 
