@@ -18,7 +18,7 @@ from nexusquant.cache.stored_size import (
     layer_shapes,
 )
 from nexusquant.cache.usage import CacheUsage
-from nexusquant.kernels import triton_problem
+from nexusquant.kernels import decode_problem, triton_problem
 
 __all__ = [
     "ATTENTION_NAME",
@@ -34,6 +34,7 @@ __all__ = [
     "StoredSize",
     "can_be_scaled",
     "checkpointed",
+    "decode_problem",
     "fingerprint",
     "forward_options",
     "head_dims",

@@ -19,7 +19,14 @@ from transformers import (
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from nexusquant.cache import ModelProfile, scalings_for, supported_layers, triton_problem
+from nexusquant.cache import (
+    ModelProfile,
+    decode_problem,
+    head_dims,
+    scalings_for,
+    supported_layers,
+    triton_problem,
+)
 from nexusquant.config import RopeScaling
 from nexusquant.engine.memory import MemoryReading, read_memory
 from nexusquant.engine.weights import Precision, count_weights
@@ -97,7 +104,7 @@ def load_model(source: str | Path, device: str = "auto", dtype: str = "auto") ->
         raise UnsupportedModelError(_explain(source, error)) from error
     model.eval()
     name = Path(source).name if Path(source).is_dir() else str(source)
-    notes += kernel_notes(target)
+    notes += kernel_notes(target, max(head_dims(config)))
     return LoadedModel(
         name, model, tokenizer, _context_length(config), _end_ids(model, tokenizer), target, notes
     )
@@ -123,12 +130,17 @@ def choose_device(device: str) -> tuple[torch.device, tuple[str, ...]]:
     return torch.device("cpu"), (f"Running on the CPU: {problem}",)
 
 
-def kernel_notes(device: torch.device) -> tuple[str, ...]:
+def kernel_notes(device: torch.device, head_dim: int) -> tuple[str, ...]:
     """Say on a GPU that its kernels cannot be used, if so."""
-    problem = None if device.type == "cpu" else triton_problem(device)
-    if problem is None:
+    if device.type == "cpu":
         return ()
-    return (f"Compressed memory is slower than it could be: no GPU kernels, {problem}.",)
+    problem = triton_problem(device)
+    if problem is not None:
+        return (f"Compressed memory is slower than it could be: no GPU kernels, {problem}.",)
+    problem = decode_problem(device, head_dim)
+    if problem is not None:
+        return (f"Answers are slower than they could be: no kernel reads the cache, {problem}.",)
+    return ()
 
 
 def _cuda_problem() -> str | None:

@@ -4,7 +4,14 @@ Knows lattice points and torch; knows no model, no cache and no transformers.
 """
 
 from nexusquant.kernels.backend import triton_problem
-from nexusquant.kernels.decode_attention import PackedView, packed_attention
+from nexusquant.kernels.decode_attention import PackedView, decode_problem, packed_attention
 from nexusquant.kernels.encode import encode, encode_into
 
-__all__ = ["PackedView", "encode", "encode_into", "packed_attention", "triton_problem"]
+__all__ = [
+    "PackedView",
+    "decode_problem",
+    "encode",
+    "encode_into",
+    "packed_attention",
+    "triton_problem",
+]

@@ -62,11 +62,15 @@ def test_falling_back_to_the_cpu_is_said_and_asking_for_cuda_is_refused(
 
 def test_a_gpu_without_kernels_is_said_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_loader, "triton_problem", lambda device: "triton is missing")
-    (note,) = kernel_notes(torch.device("cuda"))
+    (note,) = kernel_notes(torch.device("cuda"), 64)
     assert note.endswith("no GPU kernels, triton is missing.")
-    assert kernel_notes(torch.device("cpu")) == ()
+    assert kernel_notes(torch.device("cpu"), 64) == ()
     monkeypatch.setattr(model_loader, "triton_problem", lambda device: None)
-    assert kernel_notes(torch.device("cuda")) == ()
+    monkeypatch.setattr(model_loader, "decode_problem", lambda device, dim: "it is too old")
+    (note,) = kernel_notes(torch.device("cuda"), 64)
+    assert note.endswith("no kernel reads the cache, it is too old.")
+    monkeypatch.setattr(model_loader, "decode_problem", lambda device, dim: None)
+    assert kernel_notes(torch.device("cuda"), 64) == ()
 
 
 def test_a_folder_without_a_model_is_refused_with_what_to_give(tmp_path: Path) -> None:

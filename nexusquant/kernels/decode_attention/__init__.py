@@ -8,7 +8,7 @@ from nexusquant.kernels.backend import triton_problem
 from nexusquant.kernels.decode_attention import reference
 from nexusquant.kernels.decode_attention.reference import PackedView
 
-__all__ = ["PackedView", "packed_attention"]
+__all__ = ["PackedView", "decode_problem", "packed_attention"]
 
 _LARGEST_DIM = 128
 _LEAST_CAPABILITY = (8, 0)
@@ -36,15 +36,29 @@ def packed_attention(
     return reference.packed_attention(query, None, *exact, sums)
 
 
+def decode_problem(device: torch.device, head_dim: int) -> str | None:
+    """Say why packed pages are read without the kernel, or None if they are read with it.
+
+    Args:
+        device: Where the pages are.
+        head_dim: Values of a key.
+    """
+    problem = triton_problem(device)
+    if problem is not None:
+        return problem
+    if head_dim > _LARGEST_DIM:
+        return f"vectors of {head_dim} values are too large for it"
+    if torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
+        return "it needs the memory of an Ampere card or a newer one"
+    return None
+
+
 def _has_kernel(query: torch.Tensor, packed: PackedView) -> bool:
     rotary = packed.rotary
     return (
-        query.is_cuda
-        and query.shape[1] == 1
+        query.shape[1] == 1
         and packed.positions.shape[1] > 0
-        and packed.key_quantizer.dim <= _LARGEST_DIM
         # frequencies that change along the text are rare enough for torch
         and (rotary is None or len(rotary.segments) == 1)
-        and torch.cuda.get_device_capability(query.device) >= _LEAST_CAPABILITY
-        and triton_problem(query.device) is None
+        and decode_problem(query.device, packed.key_quantizer.dim) is None
     )
