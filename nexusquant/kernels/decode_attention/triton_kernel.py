@@ -151,7 +151,8 @@ def part_kernel(
             logits = tl.dot(cosine, tl.trans(along.to(tl.float16)), logits)
             logits = tl.dot(sine, tl.trans(across.to(tl.float16)), logits)
         if HAS_SOFTCAP:
-            logits = softcap * (2 / (1 + tl.exp2(-2 / LN2 * logits / softcap)) - 1)
+            raised = tl.exp2(logits * (2.0 / LN2) / softcap)
+            logits = (1.0 - 2.0 / (1.0 + raised)) * softcap
         logits = tl.where(is_there[:, None], logits / LN2, float("-inf"))
 
         exponent = _exponent(tl.load(value_scales + page * PAGE + slot))[:, None]
