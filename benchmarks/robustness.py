@@ -45,11 +45,12 @@ def main() -> None:
     sizes = {"prefix_tokens": options.prefix, "tokens": options.tokens}
     # what is not measured now stays as it was
     before = json.loads(options.out.read_text("utf-8")) if options.out.exists() else {}
-    out = {**before, "benchmark": "robustness", **sizes}
+    out = {**before, "benchmark": "robustness"}
     if "biases" in options.what:
-        out["biases"] = _biases(loaded, next(iter(texts.values())), options)
+        name, ids = next(iter(texts.items()))
+        out["biases"] = {"text": name, **sizes, "rows": _biases(loaded, ids, options)}
     if "transfer" in options.what:
-        out["transfer"] = _transfer(loaded, texts, options)
+        out["transfer"] = {**sizes, "rows": _transfer(loaded, texts, options)}
     options.out.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
 
 
