@@ -9,6 +9,7 @@ The model has the layers of Llama-3.1-8B with random weights in bfloat16, fewer 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import statistics
 import sys
@@ -19,9 +20,11 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, Cache, DynamicCache, LlamaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, Cache, DynamicCache, PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from memory_plan import SHAPES
 
 import nexusquant
 from nexusquant.engine import build_profile
@@ -29,6 +32,7 @@ from nexusquant.engine import build_profile
 PRESETS = ("safe", "high", "balanced", "max")
 EXACT_CHUNK = 512
 REPEATS = 3
+MOST_TOKENS = 131_072
 
 
 def main() -> None:
@@ -62,16 +66,8 @@ def main() -> None:
 
 def random_model(num_layers: int) -> PreTrainedModel:
     """A model of Llama-3.1-8B's shape."""
-    config = LlamaConfig(
-        vocab_size=128_256,
-        hidden_size=4096,
-        intermediate_size=14_336,
-        num_hidden_layers=num_layers,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        max_position_embeddings=131_072,
-        rope_theta=500_000.0,
-    )
+    config = copy.deepcopy(SHAPES["8B"])
+    config.num_hidden_layers, config.max_position_embeddings = num_layers, MOST_TOKENS
     with torch.device("cuda"):
         return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
 
