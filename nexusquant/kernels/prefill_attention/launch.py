@@ -163,7 +163,8 @@ def rebuild(
 def macros_of(
     packed: PackedView, quantizer: E8Quantizer, has_turn: bool, dtype: torch.dtype
 ) -> dict[str, int]:
-    return shapemacros_of(quantizer) | {
+    """What `rebuild.cu` has to know of the tensors, but for WARPS."""
+    return shape_macros(quantizer) | {
         "HAS_MEAN": quantizer.mean is not None,
         "HAS_TURN": has_turn,
         "IS_WHOLE": packed.first_position is not None,
