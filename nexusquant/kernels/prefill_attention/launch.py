@@ -17,6 +17,7 @@ from nexusquant.kernels.tiles.coder_tables import (
     TYPES,
     coder_tables,
     fitting_kernel,
+    shape_macros,
 )
 from nexusquant.kernels.tiles.fragments import scales_and_exponents
 from nexusquant.lattice import E8Quantizer, PackedVectors, Pairing, Rotary
