@@ -32,7 +32,9 @@ def packed_attention(
         return reference.packed_attention(query, packed, *exact)
     from nexusquant.kernels.decode_attention.triton_launch import attend_packed
 
-    sums = attend_packed(query[:, 0], packed, scaling, softcap)
+    # kernels start on the current device, which another layer may have left
+    with torch.cuda.device_of(query):
+        sums = attend_packed(query[:, 0], packed, scaling, softcap)
     return reference.packed_attention(query, None, *exact, sums)
 
 
