@@ -51,12 +51,22 @@ class ModelDesk:
         """True while the presets are being measured; requests go on meanwhile."""
         return self._test is not None and not self._test.is_over
 
-    def load(self, name: str | None, dtype: str | None = None) -> Follower:
+    def load(
+        self,
+        name: str | None,
+        dtype: str | None = None,
+        *,
+        token: str | None = None,
+        offload: bool | None = None,
+    ) -> Follower:
         """Start loading `name` (None: the default model); refused while another is loading.
 
         Args:
             name: Hugging Face id or folder.
             dtype: What its weights are held in; None: as the program was started.
+            token: Tells the hub who asks for it; it is not kept.
+            offload: Whether layers may wait in the computer's memory; None: as the program was
+                started.
 
         Raises:
             ValueError: A model is being loaded already.
@@ -66,7 +76,7 @@ class ModelDesk:
         self.stop_test()
         before, test = self._engine.info, self._test
         self._loading = Follower(
-            lambda: self._engine.load(name, dtype),
+            lambda: self._engine.load(name, dtype, token=token, offload=offload),
             # a test that still runs would hold the old model beside the new one
             may_begin=lambda: test is None or test.is_over,
             at_end=lambda: self._after_load(before),

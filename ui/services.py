@@ -32,12 +32,14 @@ class InitialSettings:
         sampling: How its answers are drawn.
         model_name: What was asked for at the start; None is the embedded default model.
         data_dir: Where models and uploads are kept; shown in Settings.
+        offload: Whether layers may wait in the computer's memory.
     """
 
     preset: str | None
     sampling: SamplingParams
     model_name: str | None
     data_dir: Path
+    offload: bool = False
 
 
 class Services:

@@ -140,7 +140,13 @@ class SettingsHandlers:
         return gauge.notice(APPLIED, "info")
 
     def load_model(
-        self, name: str, workspace_id: str, request: gr.Request, weights: str = AUTOMATIC
+        self,
+        name: str,
+        workspace_id: str,
+        request: gr.Request,
+        weights: str = AUTOMATIC,
+        token: str = "",
+        may_wait: bool = False,
     ) -> Iterator[ModelView]:
         """Load another model for everybody and show how far it is."""
         if not is_at_this_computer(request):
@@ -148,7 +154,10 @@ class SettingsHandlers:
             return
         try:
             loading = self._services.models.load(
-                name.strip() or None, None if weights == AUTOMATIC else weights
+                name.strip() or None,
+                None if weights == AUTOMATIC else weights,
+                token=token.strip() or None,
+                offload=may_wait,
             )
         except ValueError as error:
             yield ModelView(status=gauge.notice(str(error), "warn"))

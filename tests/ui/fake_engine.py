@@ -24,6 +24,7 @@ from nexusquant.engine import (
     MemoryReading,
     Message,
     ModelInfo,
+    ModelOnDisk,
     PrefillProgress,
     PresetReport,
     RereadProgress,
@@ -111,6 +112,7 @@ class FakeEngine:
         num_overlaps: Times that two generators ran at once; the queue must keep it at 0.
         prompts: The text of every reply, in order.
         num_tests: Self-tests begun so far.
+        on_disk: What needs no network.
     """
 
     def __init__(self, script: Script | None = None, *, is_loaded: bool = True) -> None:
@@ -119,6 +121,7 @@ class FakeEngine:
         self.report: SelfTestReport | None = None
         self.num_overlaps = self.num_tests = 0
         self.prompts: list[str] = []
+        self.on_disk: tuple[ModelOnDisk, ...] = ()
         self._worker = Worker()
         self._busy = threading.Lock()
 
@@ -132,11 +135,22 @@ class FakeEngine:
 
     has_gpu = True
 
-    def room_bytes(self) -> int:
-        return self.memory().device_free_bytes + (self.info.weight_bytes if self.info else 0)
+    def room_bytes(self) -> tuple[int, ...]:
+        held = self.info.weight_bytes if self.info else 0
+        return (self.memory().device_free_bytes + held,)
 
-    def load(self, name: str | None = None, dtype: str | None = None) -> Job:
-        self.loaded_dtype = dtype
+    def models_on_disk(self) -> tuple[ModelOnDisk, ...]:
+        return self.on_disk
+
+    def load(
+        self,
+        name: str | None = None,
+        dtype: str | None = None,
+        *,
+        token: str | None = None,
+        offload: bool | None = None,
+    ) -> Job:
+        self.loaded_dtype, self.used_token, self.may_offload = dtype, token, offload
         return self.submit(lambda: self._load(name))
 
     def submit(self, work: Callable[[], Iterator[Event]]) -> Job:

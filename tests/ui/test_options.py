@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nexusquant.config import PRESETS
-from nexusquant.engine.model_loader import DEVICES as ENGINE_DEVICES
+from nexusquant.engine.devices import DEVICES as ENGINE_DEVICES
 from nexusquant.engine.model_loader import DTYPES as ENGINE_DTYPES
 from ui import options
 from ui.environment import prepare_environment
