@@ -5,7 +5,7 @@ Knows what fits, told from the config. Must not know how weights are read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +47,7 @@ class Placement:
         notes: What the user has to know of it, in sentences.
     """
 
-    device_map: dict[str, torch.device | str] | str
+    device_map: Mapping[str, torch.device | int | str] | str
     notes: tuple[str, ...] = ()
 
 
@@ -149,13 +149,15 @@ def _partly_waiting(task: _Task, free_ram_bytes: int) -> Placement | None:
     return Placement(_device_map(task, split), (note,))
 
 
-def _device_map(task: _Task, split: Split) -> dict[str, torch.device | str]:
-    parts, devices = task.parts, [card.device for card in task.cards]
-    found: dict[str, torch.device | str] = dict.fromkeys(parts.before, devices[0])
-    last = devices[0]
-    for device, layers in zip(devices, split.layers, strict=True):
+def _device_map(task: _Task, split: Split) -> dict[str, int | str]:
+    # numbers: accelerate computes what waits on the first of a set of devices, which is the
+    # lowest number then and would be any card else
+    parts, numbers = task.parts, [card.device.index for card in task.cards]
+    found: dict[str, int | str] = dict.fromkeys(parts.before, numbers[0])
+    last = numbers[0]
+    for number, layers in zip(numbers, split.layers, strict=True):
         for index in layers:
-            found[parts.layers[index]] = last = device
+            found[parts.layers[index]] = last = number
     found |= dict.fromkeys((parts.layers[index] for index in split.waiting), "cpu")
     return found | dict.fromkeys(parts.after, last)
 

@@ -39,11 +39,13 @@ def one_device(device: torch.device) -> PreTrainedModel:
 
 def two_devices(first: torch.device, second: torch.device) -> PreTrainedModel:
     """Layers 0 and 1 compute on the one, 2 and 3 on the other."""
-    places = {"model.embed_tokens": first, "model.rotary_emb": first}
-    places |= {f"model.layers.{i}": first if i < 2 else second for i in range(NUM_LAYERS)}
-    places |= {"model.norm": second, "lm_head": second}
+    one, other = ("cpu" if device == CPU else device.index for device in (first, second))
+    places = {"model.embed_tokens": one, "model.rotary_emb": one}
+    places |= {f"model.layers.{i}": one if i < 2 else other for i in range(NUM_LAYERS)}
+    places |= {"model.norm": other, "lm_head": other}
     # with the CPU as main device, modules on it are computed there
-    return dispatch_model(one_device(CPU), places, main_device=CPU)
+    main = "cpu" if CPU in (first, second) else None
+    return dispatch_model(one_device(CPU), places, main_device=main)
 
 
 @pytest.fixture(params=["cpu first", "gpu first"])
