@@ -85,8 +85,11 @@ class SelfTestHandlers:
         """Everything at once, then what changed, as long as the page is open."""
         test: SelfTestView | None = None
         report: SelfTestReport | None = None
+        services = self._services
+        # once: to look for it counts as using it
+        workspace = services.workspace(workspace_id, request)
         while True:
-            now, known = self.view(request), self._services.models.report
+            now, known = self.view(request), services.report_of(workspace)
             config = self._config(workspace_id, request) if known is not report else None
             if now != test or config is not None:
                 yield PresetsView(now, config)

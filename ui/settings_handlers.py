@@ -63,7 +63,7 @@ class SettingsHandlers:
         """Compress the coming turns with a preset; ask first if it is unsafe for the model."""
         workspace = self._services.workspace(workspace_id, request)
         is_new = PRESETS[name] != workspace.config
-        if is_new and is_unsafe(name, self._services.models.report):
+        if is_new and is_unsafe(name, self._services.report_of(workspace)):
             workspace.asked_preset = name
             return config_view(self._services, workspace)
         return self._use(PRESETS[name], workspace)
@@ -201,7 +201,7 @@ class SettingsHandlers:
 
 def config_view(services: Services, workspace: Workspace) -> ConfigView:
     """The compression in use and what is known of it, with the question that waits, if any."""
-    report, asked = services.models.report, workspace.asked_preset
+    report, asked = services.report_of(workspace), workspace.asked_preset
     # a question about another model, or another test, is no longer one
     is_open = asked is not None and is_unsafe(asked, report)
     return ConfigView(workspace.config, report, asked if is_open else None)

@@ -57,7 +57,6 @@ class Engine:
 
     Attributes:
         info: The loaded model in figures; None without one.
-        report: How the presets did on it; None until that was measured.
     """
 
     def __init__(
@@ -74,8 +73,8 @@ class Engine:
         self._worker = Worker()
         self._loaded: LoadedModel | None = None
         self._measurements = Measurements(data_dir)
+        self._reports: dict[RopeScaling | None, SelfTestReport] = {}
         self.info: ModelInfo | None = None
-        self.report: SelfTestReport | None = None
 
     @property
     def waiting(self) -> int:
@@ -128,18 +127,30 @@ class Engine:
         )
         return self.submit(lambda: self._load(name, how, token))
 
-    def self_test(self) -> Job:
+    def self_test(self, scaling: RopeScaling | None = None) -> Job:
         """Measure every preset on the present model while nothing else is to be done.
+
+        Args:
+            scaling: How positions are scaled meanwhile; None: not at all.
 
         Returns:
             A job with `SelfTestProgress` events and a `SelfTestReport` as result, which is then
-            `report` too and kept on disk. A cancelled one keeps nothing.
+            `report_for(scaling)` too and kept on disk. A cancelled one keeps nothing.
 
         Raises:
             CacheStateError: No model is loaded.
         """
         loaded = self._model()
-        return self._worker.submit(lambda: self._test(loaded), in_background=True)
+        return self._worker.submit(lambda: self._test(loaded, scaling), in_background=True)
+
+    def report_for(self, scaling: RopeScaling | None) -> SelfTestReport | None:
+        """How the presets do on the present model; None while that is not measured."""
+        return self._reports.get(scaling)
+
+    @property
+    def report(self) -> SelfTestReport | None:
+        """How the presets do on the present model as it is."""
+        return self.report_for(None)
 
     def submit(self, work: Work) -> Job:
         """Run `work()`, an iterator of events, on the engine's thread after what waits already."""
@@ -217,14 +228,16 @@ class Engine:
             cap_gpu_memory(self._gpu_share)
         source = yield from self._folder_of(name, how, token)
         label = name or MODEL_NAME
-        self._loaded = self.info = self.report = None
+        self._loaded = self.info = None
+        self._reports = {}
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         yield LoadProgress(f"Loading {label}", 0.0)
         loaded = load_model(source, how.device, how.dtype, offload=how.offload)
         self._loaded = yield from self._measurements.with_profile(loaded)
-        self.report = self._measurements.report(self._loaded)
+        known = self._measurements.report(self._loaded)
+        self._reports = {None: known} if known else {}
         self.info = describe(label, self._loaded)
         yield LoadProgress(f"{label} is ready", 1.0)
         return self.info
@@ -247,10 +260,13 @@ class Engine:
                 f"{error} On this disk: {there or 'only the model that comes along'}."
             ) from error
 
-    def _test(self, loaded: LoadedModel) -> Events[SelfTestProgress, None, SelfTestReport]:
-        report = yield from self._measurements.self_test(loaded)
+    def _test(
+        self, loaded: LoadedModel, scaling: RopeScaling | None
+    ) -> Events[SelfTestProgress, None, SelfTestReport]:
+        report = scaling and self._measurements.report(loaded, scaling)
+        report = report or (yield from self._measurements.self_test(loaded, scaling))
         if loaded is self._loaded:
-            self.report = report
+            self._reports[scaling] = report
         return report
 
 

@@ -119,6 +119,7 @@ class FakeEngine:
         self.script = script or Script(numbered_words)
         self.info: ModelInfo | None = FAKE_MODEL if is_loaded else None
         self.report: SelfTestReport | None = None
+        self.scaled_reports: dict[RopeScaling, SelfTestReport] = {}
         self.num_overlaps = self.num_tests = 0
         self.prompts: list[str] = []
         self.on_disk: tuple[ModelOnDisk, ...] = ()
@@ -156,10 +157,13 @@ class FakeEngine:
     def submit(self, work: Callable[[], Iterator[Event]]) -> Job:
         return self._worker.submit(lambda: self._watched(work))
 
-    def self_test(self) -> Job:
+    def report_for(self, scaling: RopeScaling | None) -> SelfTestReport | None:
+        return self.report if scaling is None else self.scaled_reports.get(scaling)
+
+    def self_test(self, scaling: RopeScaling | None = None) -> Job:
         """Runs beside the queue: who gives way to whom is the real worker's business."""
         self.num_tests += 1
-        job = Job(self._test, lambda _job: 0)
+        job = Job(lambda: self._test(scaling), lambda _job: 0)
         threading.Thread(target=job.run, daemon=True).start()
         return job
 
@@ -198,7 +202,7 @@ class FakeEngine:
         self.report = self.script.report if self.script.is_report_kept else None
         return self.info
 
-    def _test(self) -> Iterator[Event]:
+    def _test(self, scaling: RopeScaling | None) -> Iterator[Event]:
         presets = [measured.preset for measured in self.script.report.presets]
         for done, preset in enumerate(presets):
             yield SelfTestProgress(preset, done, len(presets))
@@ -207,8 +211,11 @@ class FakeEngine:
             while time.monotonic() - began < self.script.test_delay_s:
                 time.sleep(0.01)
             self.fail_if_scripted()
-        self.report = self.script.report
-        return self.report
+        if scaling is None:
+            self.report = self.script.report
+            return self.report
+        self.scaled_reports[scaling] = replace(self.script.report, scaling=str(scaling))
+        return self.scaled_reports[scaling]
 
     def fail_if_scripted(self) -> None:
         error, self.script.fail_next = self.script.fail_next, None
