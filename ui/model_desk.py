@@ -112,8 +112,10 @@ class ModelDesk:
             raise ValueError("There is no model to test yet.")
         self._begin_test()
 
-    def test_scaled(self, scaling: RopeScaling) -> None:
+    def test_scaled(self, scaling: RopeScaling | None) -> None:
         """Measure the presets with scaled positions, unless that was done or is being done."""
+        if scaling is None:
+            return
         running = self._scaled_tests.get(scaling)
         is_known = self.report_for(scaling) is not None
         if not is_known and (running is None or running.is_over) and self._engine.info is not None:

@@ -62,7 +62,7 @@ def picker_text(config: CompressionConfig, report: SelfTestReport | None) -> str
 def preset_line(preset: str, report: SelfTestReport | None) -> str:
     """The figures of one preset on the model in use, in a sentence."""
     measured = report.of(preset) if report else None
-    if measured is None:
+    if report is None or measured is None:
         return NOT_TESTED
     scaled = f" with scaled positions ({report.scaling})" if report.scaling else ""
     return (

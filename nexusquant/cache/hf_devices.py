@@ -27,11 +27,12 @@ def layer_devices(model: PreTrainedModel) -> list[torch.device]:
 
 def named_weights(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
     """Every weight once, also those that wait outside of the model."""
-    for name, weight in model.named_parameters():
+    for name, parameter in model.named_parameters():
+        weight = parameter.detach()
         if weight.is_meta:
             path, _, own_name = name.rpartition(".")
             weight = _waiting_weight(model.get_submodule(path), own_name)
-        yield name, weight.detach()
+        yield name, weight
 
 
 def _device_of(module: torch.nn.Module) -> torch.device | None:

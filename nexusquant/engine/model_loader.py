@@ -32,7 +32,7 @@ from nexusquant.config import RopeScaling
 from nexusquant.engine.devices import choose_device, devices_of, kernel_notes
 from nexusquant.engine.memory import MemoryReading, read_memory
 from nexusquant.engine.placement import Card, Placement, place_weights
-from nexusquant.engine.quantized_checkpoints import check_quantizer, quantizer_notes
+from nexusquant.engine.quantized_checkpoints import check_quantizer, quant_method, quantizer_notes
 from nexusquant.engine.weights import Precision
 from nexusquant.errors import OutOfMemoryError, UnsupportedModelError
 
@@ -96,6 +96,7 @@ def load_model(
     options = _dtype_options(dtype)
     try:
         config, placement = _inspect(source, target, dtype, offload)
+        quantized_by = quant_method(config)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             source,
@@ -121,7 +122,12 @@ def load_model(
         _context_length(config),
         _end_ids(model, tokenizer),
         devices[0],
-        (*notes, *placement.notes, *quantizer_notes(model), *_kernel_notes(devices, config)),
+        (
+            *notes,
+            *placement.notes,
+            *quantizer_notes(quantized_by, model),
+            *_kernel_notes(devices, config),
+        ),
         other_devices=devices[1:],
     )
 
@@ -201,7 +207,7 @@ def _kernel_notes(devices: Sequence[torch.device], config: PreTrainedConfig) -> 
     return iter(dict.fromkeys(note for notes in found for note in notes))
 
 
-def _context_length(config: object) -> int:
+def _context_length(config: PreTrainedConfig) -> int:
     length = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     return int(length or _UNLIMITED_CONTEXT)
 

@@ -27,10 +27,9 @@ def check_quantizer(name: str, config: PreTrainedConfig, dtype: str) -> None:
     Raises:
         UnsupportedModelError: A package is missing, or this device is not served; which is said.
     """
-    found = getattr(config, "quantization_config", None)
+    found, method = getattr(config, "quantization_config", None), quant_method(config)
     if found is None:
         return
-    method = str(_field(found, "quant_method"))
     if dtype in ("int8", "nf4"):
         raise UnsupportedModelError(
             f"The weights of {name} are quantized already ({method}); load it with --dtype auto."
@@ -51,18 +50,26 @@ def check_quantizer(name: str, config: PreTrainedConfig, dtype: str) -> None:
         ) from error
 
 
-def quantizer_notes(model: PreTrainedModel) -> tuple[str, ...]:
-    """Say that quantized weights had to be widened, if so."""
-    quantizer = getattr(model, "hf_quantizer", None)
-    found = getattr(quantizer, "quantization_config", None)
-    if not getattr(found, "dequantize", False):
+def quant_method(config: PreTrainedConfig) -> str | None:
+    """How a checkpoint's weights were quantized, such as "awq"; None where they were not."""
+    found = getattr(config, "quantization_config", None)
+    if found is None:
+        return None
+    method = found.get("quant_method") if isinstance(found, dict) else found.quant_method
+    return str(getattr(method, "value", method))
+
+
+def quantizer_notes(method: str | None, model: PreTrainedModel) -> tuple[str, ...]:
+    """Say that quantized weights had to be widened, if so.
+
+    Args:
+        method: How the checkpoint was quantized, if it was.
+        model: As it was loaded.
+    """
+    # transformers lets go of the quantizer of weights that it has widened
+    if method is None or getattr(model, "hf_quantizer", None) is not None:
         return ()
     return (
-        f"This device cannot compute with {_field(found, 'quant_method')} weights: they were "
-        "widened to 16 bits, and take as much memory as such.",
+        f"This device cannot compute with {method} weights: they were widened to 16 bits, and take "
+        "as much memory as such.",
     )
-
-
-def _field(found: object, name: str) -> object:
-    value = found.get(name) if isinstance(found, dict) else getattr(found, name, None)
-    return getattr(value, "value", value)

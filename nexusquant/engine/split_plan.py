@@ -56,16 +56,16 @@ class SplitPlan:
 
     def best(self) -> Split | None:
         """The split with room for the longest text; None where not even the weights fit."""
-        if self._fill(PAGE_SIZE) is None:
-            return None
         fitting, too_many = PAGE_SIZE, _LONGEST
-        while too_many - fitting > PAGE_SIZE:
+        layers = self._fill(fitting)
+        while layers is not None and too_many - fitting > PAGE_SIZE:
             middle = (fitting + too_many) // 2
-            if self._fill(middle) is None:
+            filled = self._fill(middle)
+            if filled is None:
                 too_many = middle
             else:
-                fitting = middle
-        return Split(fitting, self._fill(fitting))
+                fitting, layers = middle, filled
+        return None if layers is None else Split(fitting, layers)
 
     def with_waiting(self, num_tokens: int) -> Split | None:
         """As many layers on the cards as leave room for a text; the others wait outside.

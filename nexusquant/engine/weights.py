@@ -166,11 +166,12 @@ def weight_parts(config: PreTrainedConfig) -> WeightParts:
     units = dict(_units(model, layers))
     names = list(units)
     first = next(i for i, name in enumerate(names) if units[name] is layers[0])
-    embedding = model.get_input_embeddings().weight
+    embedding = set(model.get_input_embeddings().parameters())
+    weights = {name: set(unit.parameters()) for name, unit in units.items()}
     before = {
         name
         for i, name in enumerate(names)
-        if i < first or _has(units[name], embedding) or not list(units[name].parameters())
+        if i < first or embedding & weights[name] or not weights[name]
     }
     last = first + num_layers
     after = tuple(name for name in names[last:] if name not in before)
@@ -215,7 +216,3 @@ def _units(
             yield from _units(child, layers, f"{prefix}{name}.")
         elif module is layers or child not in layers.modules():
             yield f"{prefix}{name}", child
-
-
-def _has(module: torch.nn.Module, weight: torch.nn.Parameter) -> bool:
-    return any(parameter is weight for parameter in module.parameters())
