@@ -114,20 +114,15 @@ def load_model(
         raise UnsupportedModelError(_explain(source, error)) from error
     model.eval()
     devices = tuple(dict.fromkeys(layer_devices(model)))
-    name = Path(source).name if Path(source).is_dir() else str(source)
+    notes += (*placement.notes, *quantizer_notes(quantized_by, model))
     return LoadedModel(
-        name,
+        Path(source).name if Path(source).is_dir() else str(source),
         model,
         tokenizer,
         _context_length(config),
         _end_ids(model, tokenizer),
         devices[0],
-        (
-            *notes,
-            *placement.notes,
-            *quantizer_notes(quantized_by, model),
-            *_kernel_notes(devices, config),
-        ),
+        (*notes, *_kernel_notes(devices, config)),
         other_devices=devices[1:],
     )
 
