@@ -200,6 +200,7 @@ class FakeEngine:
             raise ValueError("missing/model is neither a folder nor a known model.")
         self.info = replace(FAKE_MODEL, name=name or FAKE_MODEL.name)
         self.report = self.script.report if self.script.is_report_kept else None
+        self.scaled_reports = {}
         return self.info
 
     def _test(self, scaling: RopeScaling | None) -> Iterator[Event]:
