@@ -147,7 +147,7 @@ def _about_the_cap() -> str:
     if share == 1:
         return ""
     return (
-        f" This program lets itself take {share:.0%} of the GPU: --gpu-share changes that, and "
+        f" This program takes {share:.0%} of the GPU at most: --gpu-share changes that, and "
         "closing other programs that use the GPU makes room."
     )
 
