@@ -167,6 +167,8 @@ def _fetch_file(
         yield meter.progress("The connection broke; trying again. ")
         time.sleep(_RETRY_S)
     yield from _verify(remote, file, part)
+    # a stop is noticed between two words: before the last file makes the model whole
+    yield meter.progress()
     part.replace(work / file.name)
 
 

@@ -5,8 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from huggingface_hub import constants
+
+from nexusquant.engine import downloads
 
 REVISION = "1234567890abcdef1234567890abcdef12345678"
 
@@ -25,6 +32,7 @@ class FakeHub:
         breaks_after: Bytes after which the connection breaks, once for each item.
         ignores_ranges: Whether it sends files from the first byte on in any case.
         lies: Names of files whose contents are not those of the listing.
+        waits: While it is set, the second half of a file is held back.
     """
 
     def __init__(self, name: str, files: Mapping[str, bytes]) -> None:
@@ -35,6 +43,7 @@ class FakeHub:
         self.breaks_after: list[int] = []
         self.ignores_ranges = False
         self.lies: set[str] = set()
+        self.waits = False
         self._server = ThreadingHTTPServer(
             ("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self})
         )
@@ -52,6 +61,18 @@ class FakeHub:
             "sha": self.revision,
             "siblings": [_sibling(name, content) for name, content in self.files.items()],
         }
+
+
+@contextmanager
+def serve_as_the_hub(hub: FakeHub, patch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """Have the hub's client ask `hub`, and not wait between two tries."""
+    files = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+    patch.setattr(constants, "ENDPOINT", hub.address)
+    patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
+    patch.setattr(constants, "HF_HUB_OFFLINE", False)
+    patch.setattr(downloads, "_RETRY_S", 0.0)
+    yield hub
+    hub.close()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -90,7 +111,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             self.connection.close()
         else:
-            self.wfile.write(content)
+            half = len(content) // 2
+            self.wfile.write(content[:half])
+            while is_file and self.hub.waits:
+                time.sleep(0.01)
+            self.wfile.write(content[half:])
 
     def _refuse(self, status: int, code: str) -> None:
         self.send_response(status)

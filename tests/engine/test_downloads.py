@@ -9,7 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fake_hub import FakeHub
+from fake_hub import FakeHub, serve_as_the_hub
 from huggingface_hub import constants
 
 from nexusquant.engine import downloads
@@ -41,17 +41,8 @@ LARGEST = "model-00001-of-00002.safetensors"
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    hub = FakeHub(NAME, FILES)
-    monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-    monkeypatch.setattr(
-        constants,
-        "HUGGINGFACE_CO_URL_TEMPLATE",
-        hub.address + "/{repo_id}/resolve/{revision}/{filename}",
-    )
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(downloads, "_RETRY_S", 0.0)
-    yield hub
-    hub.close()
+    with serve_as_the_hub(FakeHub(NAME, FILES), monkeypatch) as hub:
+        yield hub
 
 
 def drain(steps) -> tuple[list[LoadProgress], Path]:
