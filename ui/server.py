@@ -45,7 +45,8 @@ def serve(options: Options) -> int:
         The exit code.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "httpx2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     listener = listen(options.host, options.port)
     port = listener.getsockname()[1]
     engine = Engine(

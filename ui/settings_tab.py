@@ -195,7 +195,7 @@ def wire_settings_tab(
     def updates(view: ModelView) -> Updates:
         return _model_updates(w, line, view)
 
-    outputs = [w.model_status, w.load, w.stop_load, line]
+    outputs = [w.model_status, w.load, w.stop_load, w.model_list.token, line]
     gr.on(
         [w.load.click, w.model_name.submit],
         streamed(handlers.load_model, updates),
@@ -251,4 +251,6 @@ def _model_updates(w: SettingsWidgets, line: gr.HTML, view: ModelView) -> Update
         (line, view.line),
         (w.load, show_while(is_idle, value="Load")),
         (w.stop_load, show_while(view.is_loading, value="Stop")),
+        # taken for this load; it is not kept, on the page either
+        (w.model_list.token, "" if view.is_loading else None),
     )

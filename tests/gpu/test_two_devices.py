@@ -45,7 +45,10 @@ def two_devices(first: torch.device, second: torch.device) -> PreTrainedModel:
     places |= {"model.norm": other, "lm_head": other}
     # with the CPU as main device, modules on it are computed there
     main = "cpu" if CPU in (first, second) else None
-    return dispatch_model(one_device(CPU), places, main_device=main)
+    model = one_device(CPU)
+    # as transformers calls it
+    options = {"skip_keys": "past_key_values", "force_hooks": True}
+    return dispatch_model(model, places, main_device=main, **options)
 
 
 @pytest.fixture(params=["cpu first", "gpu first"])
