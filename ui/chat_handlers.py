@@ -71,6 +71,7 @@ class ChatHandlers:
         """Answer the refused question with scaled positions and follow the answer."""
         workspace = self._services.workspace(workspace_id, request)
         if workspace.chat.take_offer(workspace.sampling):
+            self._services.models.test_scaled(workspace.chat.scaling)
             yield from self._stream(workspace)
         else:
             yield ChatView(offer="")

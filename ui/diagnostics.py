@@ -26,9 +26,15 @@ def diagnostics_text(
         lines += [
             f"device memory: {byte_size(memory.device_free_bytes)} free of "
             f"{byte_size(memory.device_total_bytes)}",
-            f"this program: {byte_size(memory.process_bytes)}",
+            f"this program: {byte_size(memory.process_bytes)}{_allowed(memory)}",
         ]
     return "\n".join([*lines, f"open pages: {num_workspaces}"])
+
+
+def _allowed(memory: MemoryReading) -> str:
+    if memory.allowed_bytes is None:
+        return ""
+    return f", at most {byte_size(memory.allowed_bytes)} (--gpu-share)"
 
 
 def _model_lines(info: ModelInfo | None) -> list[str]:

@@ -116,6 +116,7 @@ class DocumentHandlers:
         """Scale the document's positions so that the pages fit; the person still presses Read."""
         desk = self._services.workspace(workspace_id, request).documents
         desk.scaling = desk.offer(desk.fit(pages_text)) or desk.scaling
+        self._services.models.test_scaled(desk.scaling)
         return self._fit_view(desk, pages_text)
 
     def read(

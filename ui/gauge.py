@@ -241,7 +241,8 @@ def scaled_positions(scaling: RopeScaling | None) -> str:
         return ""
     return notice(
         f"Positions are scaled here ({scaling}): the model reads beyond the length it was trained "
-        "on, and less exactly the further it goes.",
+        "on, and less exactly the further it goes. The presets are tested with these positions; "
+        "what that finds stands with the preset.",
         "info",
     )
 

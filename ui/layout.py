@@ -100,7 +100,9 @@ def _build(services: Services) -> Widgets:
             compare = build_compare_tab()
         with gr.Tab("Settings", id="settings") as settings_tab:
             initial = services.initial
-            settings = build_settings_tab(initial.sampling, initial.model_name)
+            settings = build_settings_tab(
+                initial.sampling, initial.model_name, offload=initial.offload
+            )
     return Widgets(
         workspace_id, shown_id, line, chat, documents, compare, compare_tab, settings, settings_tab
     )

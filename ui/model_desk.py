@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from nexusquant.config import RopeScaling
 from nexusquant.engine import Engine, LoadProgress, ModelInfo, SelfTestReport
 from nexusquant.errors import NexusquantError
 from ui.following import Follower, Phase, Snapshot
@@ -30,6 +31,7 @@ class ModelDesk:
         self._at_loaded = at_loaded
         self._loading: Follower | None = None
         self._test: Follower | None = None
+        self._scaled_tests: dict[RopeScaling, Follower] = {}
 
     @property
     def info(self) -> ModelInfo | None:
@@ -41,6 +43,10 @@ class ModelDesk:
         """What the presets do to the model in use; None until that was measured."""
         return self._engine.report
 
+    def report_for(self, scaling: RopeScaling) -> SelfTestReport | None:
+        """The same with scaled positions; None until `test_scaled` has measured it."""
+        return self._engine.report_for(scaling)
+
     @property
     def is_loading(self) -> bool:
         """True while a load has not ended."""
@@ -51,24 +57,35 @@ class ModelDesk:
         """True while the presets are being measured; requests go on meanwhile."""
         return self._test is not None and not self._test.is_over
 
-    def load(self, name: str | None, dtype: str | None = None) -> Follower:
+    def load(
+        self,
+        name: str | None,
+        dtype: str | None = None,
+        *,
+        token: str | None = None,
+        offload: bool | None = None,
+    ) -> Follower:
         """Start loading `name` (None: the default model); refused while another is loading.
 
         Args:
             name: Hugging Face id or folder.
             dtype: What its weights are held in; None: as the program was started.
+            token: Tells the hub who asks for it; it is not kept.
+            offload: Whether layers may wait in the computer's memory; None: as the program was
+                started.
 
         Raises:
             ValueError: A model is being loaded already.
         """
         if self.is_loading:
             raise ValueError("A model is being loaded. Wait for it, or stop it first.")
-        self.stop_test()
-        before, test = self._engine.info, self._test
+        self.stop_tests()
+        before = self._engine.info
+        tests = [test for test in (self._test, *self._scaled_tests.values()) if test is not None]
         self._loading = Follower(
-            lambda: self._engine.load(name, dtype),
+            lambda: self._engine.load(name, dtype, token=token, offload=offload),
             # a test that still runs would hold the old model beside the new one
-            may_begin=lambda: test is None or test.is_over,
+            may_begin=lambda: all(test.is_over for test in tests),
             at_end=lambda: self._after_load(before),
         )
         return self._loading
@@ -94,6 +111,21 @@ class ModelDesk:
         if self.is_loading or self._engine.info is None:
             raise ValueError("There is no model to test yet.")
         self._begin_test()
+
+    def test_scaled(self, scaling: RopeScaling | None) -> None:
+        """Measure the presets with scaled positions, unless that was done or is being done."""
+        if scaling is None:
+            return
+        running = self._scaled_tests.get(scaling)
+        is_known = self.report_for(scaling) is not None
+        if not is_known and (running is None or running.is_over) and self._engine.info is not None:
+            self._scaled_tests[scaling] = Follower(lambda: self._engine.self_test(scaling))
+
+    def stop_tests(self) -> None:
+        """End every test that runs; nothing of them is kept."""
+        self.stop_test()
+        for test in self._scaled_tests.values():
+            test.stop()
 
     def stop_test(self) -> None:
         """End the test that runs, if any; nothing of it is kept."""
@@ -137,6 +169,7 @@ class ModelDesk:
         # a load that was given up left the model, and what is known of it, as they were
         if info is not before:
             self._test = None
+            self._scaled_tests = {}
             if info is not None and self._engine.report is None:
                 self._begin_test()
 

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nexusquant.engine import FitLabel, ListedModel, ModelFit, fit_of, listed_models
-from ui.presenters import PRESET_LABELS, count, escape
+from nexusquant.engine import (
+    FitLabel,
+    ListedModel,
+    ModelFit,
+    ModelOnDisk,
+    fit_of,
+    listed_models,
+)
+from ui.presenters import PRESET_LABELS, byte_size, count, escape
 from ui.services import Services
 
 AUTOMATIC = "auto"
@@ -17,10 +24,11 @@ WEIGHTS = (
 )
 """What weights can be held in, as the page names it and as the engine does."""
 
+ON_DISK = "on this disk"
 _ORDER = (FitLabel.FITS, FitLabel.FITS_IN_4_BITS, FitLabel.DOES_NOT_FIT)
 _GATES = {
-    True: "Its owner asks for an account and an agreement on the model's page before it is fetched "
-    "(then: huggingface-cli login).",
+    True: "Its owner asks for an account and an agreement on the model's page before it is "
+    "fetched, and for an access token that says who fetches it.",
     None: "Its owner may ask for an account and an agreement first.",
     False: "",
 }
@@ -48,29 +56,41 @@ class ModelListHandlers:
         self._services = services
 
     def choices(self) -> list[tuple[str, str]]:
-        """Every model with its label for the memory of this moment, those that fit first."""
+        """Every model with its label for the memory of this moment, those that fit first.
+
+        Models on this disk that are not in the list come before all.
+        """
+        there = {model.name: model for model in self._services.engine.models_on_disk()}
         fits = sorted(map(self._fit, listed_models()), key=lambda fit: _ORDER.index(fit.label))
-        return [(choice_label(fit), fit.model.id) for fit in fits]
+        listed = [(choice_label(fit, fit.model.id in there), fit.model.id) for fit in fits]
+        known = {model_id for _, model_id in listed}
+        others = [(disk_label(model), name) for name, model in there.items() if name not in known]
+        return others + listed
 
     def choose(self, model_id: str) -> ChoiceView:
         """Take a model of the list into the fields."""
-        model = next(model for model in listed_models() if model.id == model_id)
+        model = next((model for model in listed_models() if model.id == model_id), None)
+        if model is None:
+            return ChoiceView(model_id, AUTOMATIC, "")
         fit = self._fit(model)
         narrow = fit.label is FitLabel.FITS_IN_4_BITS
         return ChoiceView(model_id, "nf4" if narrow else AUTOMATIC, facts(fit))
 
     def _fit(self, model: ListedModel) -> ModelFit:
         engine = self._services.engine
-        return fit_of(model, engine.room_bytes(), on_gpu=engine.has_gpu)
+        return fit_of(model, *engine.room_bytes(), on_gpu=engine.has_gpu)
 
 
-def choice_label(fit: ModelFit) -> str:
+def choice_label(fit: ModelFit, is_on_disk: bool = False) -> str:
     """One line: name, size, whether it fits."""
     model = fit.model
-    return (
-        f"{model.id.split('/')[1]}: {model.billion_parameters:g}B, {model.download_gb:g} GB to "
-        f"fetch, {fit.label}"
-    )
+    size = ON_DISK if is_on_disk else f"{model.download_gb:g} GB to fetch"
+    return f"{model.id.split('/')[1]}: {model.billion_parameters:g}B, {size}, {fit.label}"
+
+
+def disk_label(model: ModelOnDisk) -> str:
+    """One line for a model that is there and not in the list."""
+    return f"{model.name}: {byte_size(model.num_bytes)}, {ON_DISK}"
 
 
 def facts(fit: ModelFit) -> str:

@@ -31,6 +31,9 @@ class Options:
         preset: Compression at the start, one of `PRESET_NAMES`; None leaves it to the self-test.
         device: One of `DEVICES`.
         dtype: One of `DTYPES`.
+        offload: Whether layers that do not fit the GPU may wait in the computer's memory.
+        gpu_share: Most of each GPU's memory that the program takes, in (0, 1]; None: what suits
+            the system.
         host: Address to listen on.
         port: First port to try.
         passwords: Password of each user who may log in; empty means no login.
@@ -42,6 +45,8 @@ class Options:
     preset: str | None
     device: str
     dtype: str
+    offload: bool
+    gpu_share: float | None
     host: str
     port: int
     passwords: Mapping[str, str]
@@ -82,6 +87,8 @@ def parse_options(
         preset=flags.preset,
         device=flags.device,
         dtype=flags.dtype,
+        offload=flags.offload,
+        gpu_share=flags.gpu_share,
         host=host,
         port=flags.port,
         passwords=passwords,
@@ -149,6 +156,20 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         "in 8 and in 4 bits",
     )
     add(
+        "--offload",
+        action="store_true",
+        help="let layers that do not fit the GPU wait in the computer's memory instead of refusing "
+        "the model; answers are many times slower then",
+    )
+    add(
+        "--gpu-share",
+        type=_share,
+        metavar="SHARE",
+        help="most of each GPU's memory that the program takes, such as 0.9; beyond it, work fails "
+        "with a message instead of slowing down (default: 0.9 on Windows, where a full GPU goes on "
+        "in the computer's memory; 1 elsewhere)",
+    )
+    add(
         "--data-dir",
         type=Path,
         default=default_data_dir(),
@@ -187,6 +208,16 @@ def _add_server_flags(parser: argparse.ArgumentParser) -> None:
     )
     add("--password-file", type=Path, metavar="FILE", help="file with one NAME:PASSWORD per line")
     add("--no-browser", action="store_true", help="do not open the page in a browser")
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share; use a number above 0, up to 1.")
+    return share
 
 
 def _port(text: str) -> int:

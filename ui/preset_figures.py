@@ -62,11 +62,12 @@ def picker_text(config: CompressionConfig, report: SelfTestReport | None) -> str
 def preset_line(preset: str, report: SelfTestReport | None) -> str:
     """The figures of one preset on the model in use, in a sentence."""
     measured = report.of(preset) if report else None
-    if measured is None:
+    if report is None or measured is None:
         return NOT_TESTED
+    scaled = f" with scaled positions ({report.scaling})" if report.scaling else ""
     return (
-        f"On this model: {factor(measured.compression_factor)} smaller, KL {kl_text(measured.kl)} "
-        f"(repeated passage {kl_text(measured.recall_kl)}), "
+        f"On this model{scaled}: {factor(measured.compression_factor)} smaller, "
+        f"KL {kl_text(measured.kl)} (repeated passage {kl_text(measured.recall_kl)}), "
         f"same top word {agreement(measured.top1_agreement)}."
     )
 

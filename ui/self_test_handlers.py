@@ -13,7 +13,7 @@ from nexusquant.engine import SelfTestReport
 from ui import preset_figures
 from ui.gauge import notice
 from ui.model_desk import ModelDesk
-from ui.services import Services, is_at_this_computer
+from ui.services import Services, is_at_this_computer, owner_of
 from ui.settings_handlers import ConfigView, config_view
 
 LOOK_S = 1.0
@@ -85,8 +85,11 @@ class SelfTestHandlers:
         """Everything at once, then what changed, as long as the page is open."""
         test: SelfTestView | None = None
         report: SelfTestReport | None = None
+        services = self._services
         while True:
-            now, known = self.view(request), self._services.models.report
+            workspace = services.sessions.look(workspace_id, owner_of(request))
+            known = services.report_of(workspace) if workspace else services.models.report
+            now = self.view(request)
             config = self._config(workspace_id, request) if known is not report else None
             if now != test or config is not None:
                 yield PresetsView(now, config)

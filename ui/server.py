@@ -20,7 +20,8 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from nexusquant.config import SamplingParams
-from nexusquant.engine import Engine
+from nexusquant.engine import Engine, default_gpu_share
+from ui.console import tell_loading
 from ui.guards import SafeAnswers
 from ui.layout import SCRIPT_PATH, STYLE_PATH, build_ui
 from ui.login import Accounts, LoginThrottle
@@ -44,21 +45,30 @@ def serve(options: Options) -> int:
         The exit code.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "httpx2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     listener = listen(options.host, options.port)
     port = listener.getsockname()[1]
-    engine = Engine(options.data_dir, options.device, options.dtype)
+    engine = Engine(
+        options.data_dir,
+        options.device,
+        options.dtype,
+        gpu_share=options.gpu_share or default_gpu_share(),
+        offload=options.offload,
+    )
     initial = InitialSettings(
         preset=options.preset,
         sampling=SamplingParams(),
         model_name=options.model,
         data_dir=options.data_dir,
+        offload=options.offload,
     )
     services = Services(engine, initial)
-    services.models.load(options.model)
+    loading = services.models.load(options.model)
     app = build_app(build_ui(services), served_names(options.host), options.passwords, port)
     sys.stdout.write(announcement(options, port))
     sys.stdout.flush()
+    tell_loading(loading, services.models.failure)
     try:
         _run(app, listener, _address(options.host, port) if options.open_browser else None)
     finally:

@@ -11,7 +11,7 @@ import gradio as gr
 
 from nexusquant.config import PRESETS, SamplingParams
 from nexusquant.documents import Document, extract
-from nexusquant.engine import DEFAULT_PRESET, Engine, MemoryReading
+from nexusquant.engine import DEFAULT_PRESET, Engine, MemoryReading, SelfTestReport
 from ui.chat_desk import ChatDesk
 from ui.compare_desk import CompareDesk
 from ui.document_desk import DocumentDesk
@@ -32,12 +32,14 @@ class InitialSettings:
         sampling: How its answers are drawn.
         model_name: What was asked for at the start; None is the embedded default model.
         data_dir: Where models and uploads are kept; shown in Settings.
+        offload: Whether layers may wait in the computer's memory.
     """
 
     preset: str | None
     sampling: SamplingParams
     model_name: str | None
     data_dir: Path
+    offload: bool = False
 
 
 class Services:
@@ -77,11 +79,19 @@ class Services:
         report = self.models.report
         return self.initial.preset or (report.best_preset if report else DEFAULT_PRESET)
 
+    def report_of(self, workspace: Workspace) -> SelfTestReport | None:
+        """What the presets do to this person's texts: with their scaled positions, if measured."""
+        for scaling in (workspace.chat.scaling, workspace.documents.scaling):
+            measured = self.models.report_for(scaling) if scaling else None
+            if measured is not None:
+                return measured
+        return self.models.report
+
     def close(self) -> None:
         """Stop everything that runs."""
         self.sessions.close()
         self.models.stop()
-        self.models.stop_test()
+        self.models.stop_tests()
 
     def _settle_presets(self) -> None:
         # whoever opened the page while the model was loading begins as if it had been there

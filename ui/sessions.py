@@ -127,6 +127,12 @@ class SessionStore:
                 raise NotYoursError("This chat belongs to somebody else.")
             return self._touch(found)
 
+    def look(self, workspace_id: str, owner: str) -> Workspace | None:
+        """The same without using it: a page that merely stays open must not look used."""
+        with self._lock:
+            found = self._by_id.get(workspace_id)
+            return found if found is not None and found.owner == owner else None
+
     def attach(self, page: str | None, workspace: Workspace) -> None:
         """Note that a browser tab shows this workspace."""
         with self._lock:

@@ -63,7 +63,7 @@ class SettingsHandlers:
         """Compress the coming turns with a preset; ask first if it is unsafe for the model."""
         workspace = self._services.workspace(workspace_id, request)
         is_new = PRESETS[name] != workspace.config
-        if is_new and is_unsafe(name, self._services.models.report):
+        if is_new and is_unsafe(name, self._services.report_of(workspace)):
             workspace.asked_preset = name
             return config_view(self._services, workspace)
         return self._use(PRESETS[name], workspace)
@@ -140,7 +140,13 @@ class SettingsHandlers:
         return gauge.notice(APPLIED, "info")
 
     def load_model(
-        self, name: str, workspace_id: str, request: gr.Request, weights: str = AUTOMATIC
+        self,
+        name: str,
+        workspace_id: str,
+        request: gr.Request,
+        weights: str = AUTOMATIC,
+        token: str = "",
+        may_wait: bool = False,
     ) -> Iterator[ModelView]:
         """Load another model for everybody and show how far it is."""
         if not is_at_this_computer(request):
@@ -148,7 +154,10 @@ class SettingsHandlers:
             return
         try:
             loading = self._services.models.load(
-                name.strip() or None, None if weights == AUTOMATIC else weights
+                name.strip() or None,
+                None if weights == AUTOMATIC else weights,
+                token=token.strip() or None,
+                offload=may_wait,
             )
         except ValueError as error:
             yield ModelView(status=gauge.notice(str(error), "warn"))
@@ -192,7 +201,7 @@ class SettingsHandlers:
 
 def config_view(services: Services, workspace: Workspace) -> ConfigView:
     """The compression in use and what is known of it, with the question that waits, if any."""
-    report, asked = services.models.report, workspace.asked_preset
+    report, asked = services.report_of(workspace), workspace.asked_preset
     # a question about another model, or another test, is no longer one
     is_open = asked is not None and is_unsafe(asked, report)
     return ConfigView(workspace.config, report, asked if is_open else None)

@@ -56,11 +56,13 @@ class SettingsWidgets:
     diagnostics: gr.Textbox
 
 
-def build_settings_tab(sampling: SamplingParams, model_name: str | None) -> SettingsWidgets:
+def build_settings_tab(
+    sampling: SamplingParams, model_name: str | None, *, offload: bool = False
+) -> SettingsWidgets:
     """Lay the tab out; nothing is wired yet."""
     with gr.Row(elem_classes="nq-columns"):
         with gr.Column(min_width=320, elem_classes="nq-main"):
-            model = _build_model(model_name)
+            model = _build_model(model_name, offload)
             sampling_fields = _build_sampling(sampling)
             sampling_status = own_html("set-sampling-status")
         with gr.Column(min_width=320, elem_classes="nq-main"):
@@ -90,7 +92,7 @@ def build_settings_tab(sampling: SamplingParams, model_name: str | None) -> Sett
     )
 
 
-def _build_model(model_name: str | None) -> dict[str, Any]:
+def _build_model(model_name: str | None, offload: bool) -> dict[str, Any]:
     with gr.Column(visible=False, elem_classes="nq-main") as part:
         heading("Model")
         with gr.Row(elem_classes="nq-ask"):
@@ -104,7 +106,7 @@ def _build_model(model_name: str | None) -> dict[str, Any]:
             )
             load = build_main_button("Load", "set-load")
             stop = build_stop_button("set-stop-load")
-        model_list = build_model_list()
+        model_list = build_model_list(offload)
         own_html("set-model-note", value=MODEL_NOTE)
         status = own_html("set-model-status")
     return {
@@ -193,11 +195,11 @@ def wire_settings_tab(
     def updates(view: ModelView) -> Updates:
         return _model_updates(w, line, view)
 
-    outputs = [w.model_status, w.load, w.stop_load, line]
+    outputs = [w.model_status, w.load, w.stop_load, w.model_list.token, line]
     gr.on(
         [w.load.click, w.model_name.submit],
         streamed(handlers.load_model, updates),
-        [w.model_name, workspace_id, w.model_list.weights],
+        [w.model_name, workspace_id, *w.model_list.how_to_load],
         outputs,
         **POLLING,
     )
@@ -249,4 +251,6 @@ def _model_updates(w: SettingsWidgets, line: gr.HTML, view: ModelView) -> Update
         (line, view.line),
         (w.load, show_while(is_idle, value="Load")),
         (w.stop_load, show_while(view.is_loading, value="Stop")),
+        # taken for this load; it is not kept, on the page either
+        (w.model_list.token, "" if view.is_loading else None),
     )

@@ -3,6 +3,7 @@
 from nexusquant.cache.attention import ATTENTION_NAME, CacheHandle
 from nexusquant.cache.cache import CacheMark, CompressedCache
 from nexusquant.cache.hf_compat import checkpointed, forward_options, head_dims, watched_keys
+from nexusquant.cache.hf_devices import layer_devices, named_weights
 from nexusquant.cache.layer_choice import supported_layers
 from nexusquant.cache.profile import ModelProfile
 from nexusquant.cache.profile_builder import ProfileBuilder
@@ -38,9 +39,11 @@ __all__ = [
     "fingerprint",
     "forward_options",
     "head_dims",
+    "layer_devices",
     "layer_shapes",
     "load_cache",
     "load_profile",
+    "named_weights",
     "save_profile",
     "scalings_for",
     "supported_layers",

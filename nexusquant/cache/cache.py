@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from nexusquant.cache import hf_compat, hf_rope, storage
 from nexusquant.cache.attention import ATTENTION_NAME, CacheHandle, nexusquant_attention
 from nexusquant.cache.evictor import Evictor
+from nexusquant.cache.hf_devices import layer_devices
 from nexusquant.cache.layer import CompressedLayer
 from nexusquant.cache.layer_choice import make_layers
 from nexusquant.cache.layer_mark import LayerMark
@@ -78,7 +79,7 @@ class CompressedCache(hf_compat.Cache):
         self.config = config
         self._marks: weakref.WeakSet[CacheMark] = weakref.WeakSet()
         self._fingerprint = storage.fingerprint(model) + self._rope.label
-        self._device = model.device
+        self._devices = layer_devices(model)
         self._model = weakref.ref(model)
         self._evictor = Evictor(config, layers)
         super().__init__(layers=layers)
@@ -277,7 +278,7 @@ class CompressedCache(hf_compat.Cache):
         """
         self.reset()
         storage.restore(
-            self.layers, self.config, self._fingerprint, self._rotary, Path(path), self._device
+            self.layers, self.config, self._fingerprint, self._rotary, Path(path), self._devices
         )
         # the file does not say what waited
         self._evictor.reset(self.num_seen_tokens)

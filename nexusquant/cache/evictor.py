@@ -96,7 +96,11 @@ class Evictor:
             return {}
         eviction = self._config.eviction
         scores = self.reread.scores() if self.has_scores else self._one_pass_scores(waiting)
+        # one budget for all layers, and layers may be on several devices
+        devices = [of_layer.device for of_layer in scores]
+        scores = [of_layer.to(devices[0]) for of_layer in scores]
         kept = select_kept(scores, eviction.keep_ratio, eviction.head_floor, eviction.newest_share)
+        kept = [mask.to(device) for mask, device in zip(kept, devices, strict=True)]
         self.reset(waiting.stop)
         for mask in kept:
             for tokens in self.pinned:

@@ -5,6 +5,7 @@ Knows bases and pairings. Must not know how they were measured, or files.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,7 @@ from transformers import PreTrainedModel
 
 from nexusquant.cache import hf_compat
 from nexusquant.cache.codec import LayerCodec
+from nexusquant.cache.hf_devices import layer_devices
 from nexusquant.cache.rotary import find_pairings, rotary_of
 from nexusquant.config import QuantConfig
 from nexusquant.lattice import E8Quantizer, KeyBasis, Pairing, Rotary, key_quantizer, share_bits
@@ -60,32 +62,34 @@ def make_codecs(
     dims = hf_compat.head_dims(model.config)
     if quant is None:
         return [None] * len(dims), None
-    rotary = rotary_of(model)
+    rotary, devices = rotary_of(model), layer_devices(model)
     pairings = profile.pairings if profile else find_pairings(model)
-    keys = _key_quantizers(model, quant, profile) if profile else [None] * len(dims)
-    # layers share their coder of values: a rotation is memory too
+    keys = _key_quantizers(devices, quant, profile) if profile else [None] * len(dims)
+    # layers of a device share their coder of values: a rotation is memory too
     values = {
-        dim: E8Quantizer.create(dim, quant.value_bits, quant.rotation_seed, model.device)
-        for dim in set(dims)
+        (dim, device): E8Quantizer.create(dim, quant.value_bits, quant.rotation_seed, device)
+        for dim, device in set(zip(dims, devices, strict=True))
         if dim % 8 == 0
     }
     codecs = [
-        LayerCodec(values[dim], rotary, pairing, of_keys, quant.key_bits)
-        if dim in values and (profile is None or of_keys is not None)
+        LayerCodec(values[of_values], rotary, pairing, of_keys, quant.key_bits)
+        if of_values in values and (profile is None or of_keys is not None)
         else None
-        for dim, pairing, of_keys in zip(dims, pairings, keys, strict=True)
+        for of_values, pairing, of_keys in zip(
+            zip(dims, devices, strict=True), pairings, keys, strict=True
+        )
     ]
     return codecs, rotary if any(codecs) else None
 
 
 def _key_quantizers(
-    model: PreTrainedModel, quant: QuantConfig, profile: ModelProfile
+    devices: Sequence[torch.device], quant: QuantConfig, profile: ModelProfile
 ) -> list[E8Quantizer | None]:
     bases = [basis for basis in profile.bases if basis is not None]
     widths = iter(share_bits([basis.variances for basis in bases], quant.key_bits))
     return [
-        None if basis is None else key_quantizer(basis, next(widths), model.device)
-        for basis in profile.bases
+        None if basis is None else key_quantizer(basis, next(widths), device)
+        for basis, device in zip(profile.bases, devices, strict=True)
     ]
 
 

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from nexusquant.cache.hf_compat import CacheLayerMixin, rope_settings
+from nexusquant.cache.hf_devices import named_weights
 from nexusquant.cache.kept import KeptTokens, Segment
 from nexusquant.cache.layer import CompressedLayer
 from nexusquant.config import CompressionConfig, EvictionConfig, QuantConfig
@@ -39,12 +41,13 @@ def fingerprint(model: PreTrainedModel) -> str:
     """
     digest = hashlib.sha256(rope_settings(model).encode())
     samples = []
-    for name, weight in model.named_parameters():
+    for name, weight in named_weights(model):
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
-        flat = weight.detach().flatten()
+        flat = weight.flatten()
         samples.append(flat[:: max(1, flat.numel() // _SAMPLES_PER_TENSOR)].float())
-    # one transfer for all of them: a GPU is asked once
-    digest.update(torch.cat(samples).cpu().numpy().tobytes())
+    # one transfer from each device: a GPU is asked once for all that follow one another on it
+    for _, of_device in groupby(samples, lambda sample: sample.device):
+        digest.update(torch.cat(list(of_device)).cpu().numpy().tobytes())
     return digest.hexdigest()[:32]
 
 
@@ -97,9 +100,9 @@ def restore(
     model_fingerprint: str,
     rotary: Rotary | None,
     path: Path,
-    device: torch.device,
+    devices: Sequence[torch.device],
 ) -> None:
-    """Fill empty layers from `path`, with tensors on `device`.
+    """Fill empty layers from `path`, with the tensors of each on its device.
 
     Raises:
         CacheStateError: Another model, config or format version, or a damaged file.
@@ -114,11 +117,15 @@ def restore(
             f"{path.name} was compressed with other settings; use those, or read the text again."
         )
     try:
-        with safe_open(str(path), framework="pt", device=str(device)) as file:
-            for index, (layer, record) in enumerate(zip(layers, header["layers"], strict=True)):
+        with safe_open(str(path), framework="pt") as file:
+            records = zip(layers, header["layers"], devices, strict=True)
+            for index, (layer, record, device) in enumerate(records):
                 names = [name for name in file.keys() if name.startswith(f"{index}.")]  # noqa: SIM118
                 # copies: the tensors that come are the file itself, mapped, and it may be replaced
-                named = {name.split(".", 1)[1]: file.get_tensor(name).clone() for name in names}
+                named = {
+                    name.split(".", 1)[1]: file.get_tensor(name).to(device, copy=True)
+                    for name in names
+                }
                 _layer_from_tensors(layer, named, record)
             if rotary is not None:
                 rotary.segments = _rope_segments(file, header["rope_starts"])

@@ -3,7 +3,8 @@
 from nexusquant.cache import CacheUsage
 from nexusquant.engine.chat import ChatSession, Message
 from nexusquant.engine.conversation import Conversation
-from nexusquant.engine.engine import Engine, ModelInfo, load_embedded_model
+from nexusquant.engine.devices import default_gpu_share
+from nexusquant.engine.engine import Engine, load_embedded_model
 from nexusquant.engine.events import (
     Event,
     Finished,
@@ -17,8 +18,10 @@ from nexusquant.engine.events import (
 from nexusquant.engine.generator import Generator
 from nexusquant.engine.memory import MemoryReading
 from nexusquant.engine.memory_plan import MemoryPlan, as_table, plan_memory
+from nexusquant.engine.model_info import ModelInfo
 from nexusquant.engine.model_list import FitLabel, ListedModel, ModelFit, fit_of, listed_models
 from nexusquant.engine.model_loader import LoadedModel, load_model
+from nexusquant.engine.on_disk import ModelOnDisk
 from nexusquant.engine.profiling import build_profile
 from nexusquant.engine.reading import prefill, read_chunks
 from nexusquant.engine.self_test import (
@@ -54,6 +57,7 @@ __all__ = [
     "Message",
     "ModelFit",
     "ModelInfo",
+    "ModelOnDisk",
     "Precision",
     "PrefillProgress",
     "PresetReport",
@@ -66,6 +70,7 @@ __all__ = [
     "as_table",
     "build_profile",
     "count_weights",
+    "default_gpu_share",
     "fit_of",
     "listed_models",
     "load_embedded_model",

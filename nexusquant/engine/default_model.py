@@ -18,11 +18,11 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from nexusquant.engine.events import LoadProgress
 from nexusquant.engine.gguf_conversion import convert_gguf
+from nexusquant.engine.publishing import acquire, lock_for, publish
 from nexusquant.errors import NexusquantError
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
@@ -89,8 +89,8 @@ def _prepare(data_dir: Path) -> Iterator[LoadProgress]:
     target = default_model_dir(data_dir)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = _work_dir(data_dir)
-    lock = FileLock(target.with_name(f".{MODEL_NAME}.lock"), thread_local=False)
-    yield from _acquire(lock)
+    lock = lock_for(target)
+    yield from acquire(lock, "the default model")
     try:
         if not is_ready(data_dir):
             shutil.rmtree(work, ignore_errors=True)
@@ -106,16 +106,6 @@ def _work_dir(data_dir: Path) -> Path:
     return default_model_dir(data_dir).with_name(f".{MODEL_NAME}.part")
 
 
-def _acquire(lock: FileLock) -> Iterator[LoadProgress]:
-    while True:
-        try:
-            lock.acquire(timeout=0)
-            return
-        except Timeout:
-            yield LoadProgress("Waiting: another Nexusquant is fetching the default model.", 0.0)
-            time.sleep(_POLL_S)
-
-
 def _build(work: Path, target: Path) -> Iterator[LoadProgress]:
     yield from _download(work)
     yield LoadProgress("Checking the download...", _DOWNLOAD_SHARE)
@@ -123,7 +113,8 @@ def _build(work: Path, target: Path) -> Iterator[LoadProgress]:
     for share in convert_gguf(gguf, work / "model"):
         fraction = _VERIFY_SHARE + (0.99 - _VERIFY_SHARE) * share
         yield LoadProgress(f"Converting {MODEL_NAME}...", fraction)
-    _publish(work / "model", target)
+    (work / "model" / _RECEIPT).write_text(json.dumps(_CONVERSION), encoding="utf-8")
+    publish(work / "model", target)
 
 
 def _download(work: Path) -> Iterator[LoadProgress]:
@@ -241,19 +232,3 @@ def _mismatch_message(what: str) -> str:
         f"The downloaded default model is not the expected file: {what}. It was thrown away. "
         "Start again to download it anew, or start with --model and the folder of a model."
     )
-
-
-def _publish(build: Path, target: Path) -> None:
-    (build / _RECEIPT).write_text(json.dumps(_CONVERSION), encoding="utf-8")
-    for path in build.iterdir():
-        with path.open("r+b") as file:
-            os.fsync(file.fileno())
-    if target.exists():
-        shutil.rmtree(target)
-    os.replace(build, target)
-    if os.name == "posix":
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

@@ -7,77 +7,74 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Generator as Events
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from nexusquant.cache import head_dims
 from nexusquant.config import CompressionConfig, RopeScaling
 from nexusquant.engine.chat import Message
 from nexusquant.engine.conversation import Conversation
 from nexusquant.engine.default_model import MODEL_NAME, default_model_dir, prepare_default_model
+from nexusquant.engine.devices import cap_gpu_memory, choose_device, devices_of
+from nexusquant.engine.downloads import fetch_model
 from nexusquant.engine.events import LoadProgress, SelfTestProgress
+from nexusquant.engine.hub import NoConnectionError
 from nexusquant.engine.measurements import Measurements
 from nexusquant.engine.memory import MemoryReading, read_memory
-from nexusquant.engine.model_loader import LoadedModel, choose_device, load_model
+from nexusquant.engine.model_info import ModelInfo, describe
+from nexusquant.engine.model_loader import LoadedModel, check_loadable, load_model
+from nexusquant.engine.on_disk import ModelOnDisk, folder_of, models_on_disk
 from nexusquant.engine.self_test import SelfTestReport
 from nexusquant.engine.worker import Job, Work, Worker
 from nexusquant.errors import CacheStateError
 
 
 @dataclass(frozen=True)
-class ModelInfo:
-    """The loaded model in figures.
-
-    Args:
-        name: As the user gave it.
-        context_length: Most tokens it was made for.
-        num_parameters: Weights, shared ones counted once.
-        weight_bytes: Their bytes in memory.
-        num_layers: Attention layers.
-        num_kv_heads: Heads of keys and values in each.
-        head_dim: Values of one key; the largest where layers differ.
-        device: "cpu" or "cuda".
-        device_name: As the driver calls it.
-        dtype: Type of the weights, such as "float32".
-        notes: What is not as it was asked for, in sentences.
-    """
-
-    name: str
-    context_length: int
-    num_parameters: int
-    weight_bytes: int
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
+class _HowToLoad:
     device: str
-    device_name: str
     dtype: str
-    notes: tuple[str, ...] = ()
+    offload: bool
+    # what the present model holds of each device, and gives back
+    freed_bytes: Mapping[str, int]
+
+    def check(self, folder: Path) -> None:
+        check_loadable(
+            folder, self.device, self.dtype, offload=self.offload, freed_bytes=self.freed_bytes
+        )
 
 
 class Engine:
     """Owns the device: loads one model at a time and runs jobs one after the other.
 
     Args:
-        data_dir: Where the embedded model is kept.
+        data_dir: Where models and what was measured of them are kept.
         device: "auto", "cpu" or "cuda".
         dtype: "auto" or a name of `model_loader.DTYPES`.
+        gpu_share: Most of each GPU's memory that this program takes, in (0, 1].
+        offload: Let layers for which the GPUs are too small wait in the computer's memory.
 
     Attributes:
         info: The loaded model in figures; None without one.
-        report: How the presets did on it; None until that was measured.
     """
 
-    def __init__(self, data_dir: Path, device: str = "auto", dtype: str = "auto") -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        device: str = "auto",
+        dtype: str = "auto",
+        *,
+        gpu_share: float = 1.0,
+        offload: bool = False,
+    ) -> None:
         self._data_dir, self._device, self._dtype = data_dir, device, dtype
+        self._gpu_share, self._offload = gpu_share, offload
         self._worker = Worker()
         self._loaded: LoadedModel | None = None
         self._measurements = Measurements(data_dir)
+        self._reports: dict[RopeScaling | None, SelfTestReport] = {}
         self.info: ModelInfo | None = None
-        self.report: SelfTestReport | None = None
 
     @property
     def waiting(self) -> int:
@@ -89,36 +86,71 @@ class Engine:
         """Whether models run on a GPU."""
         return choose_device(self._device)[0].type == "cuda"
 
-    def room_bytes(self) -> int:
-        """Memory that another model may take: what is free, and what the present one would free."""
-        held = self.info.weight_bytes if self.info else 0
-        return self.memory().device_free_bytes + held
+    def room_bytes(self) -> tuple[int, ...]:
+        """Memory that another model may take of each device: what is free or would be freed."""
+        held = self.info.weight_bytes_by_device if self.info else {}
+        devices = devices_of(choose_device(self._device)[0])
+        return tuple(
+            read_memory(device).after_freeing(held.get(str(device), 0)).usable_bytes
+            for device in devices
+        )
 
-    def load(self, name: str | None = None, dtype: str | None = None) -> Job:
-        """Load a model in place of the present one.
+    def models_on_disk(self) -> tuple[ModelOnDisk, ...]:
+        """Models that can be loaded without a network, besides the embedded one."""
+        return models_on_disk(self._data_dir)
+
+    def load(
+        self,
+        name: str | None = None,
+        dtype: str | None = None,
+        *,
+        token: str | None = None,
+        offload: bool | None = None,
+    ) -> Job:
+        """Load a model in place of the present one; fetch it first if it is not on this disk.
 
         Args:
             name: Hugging Face id or local folder; None means the embedded default model.
             dtype: What its weights are held in, as `Engine` takes it; None: as the engine was made.
+            token: Tells the hub who asks for a gated or private model; it is not kept.
+            offload: As `Engine` takes it; None: as the engine was made.
 
         Returns:
             A job with `LoadProgress` events and a `ModelInfo` as result. If it fails, the model
             before it is gone too: two rarely fit.
         """
-        return self.submit(lambda: self._load(name, dtype or self._dtype))
+        how = _HowToLoad(
+            self._device,
+            dtype or self._dtype,
+            self._offload if offload is None else offload,
+            self.info.weight_bytes_by_device if self.info else {},
+        )
+        return self.submit(lambda: self._load(name, how, token))
 
-    def self_test(self) -> Job:
+    def self_test(self, scaling: RopeScaling | None = None) -> Job:
         """Measure every preset on the present model while nothing else is to be done.
+
+        Args:
+            scaling: How positions are scaled meanwhile; None: not at all.
 
         Returns:
             A job with `SelfTestProgress` events and a `SelfTestReport` as result, which is then
-            `report` too and kept on disk. A cancelled one keeps nothing.
+            `report_for(scaling)` too and kept on disk. A cancelled one keeps nothing.
 
         Raises:
             CacheStateError: No model is loaded.
         """
         loaded = self._model()
-        return self._worker.submit(lambda: self._test(loaded), in_background=True)
+        return self._worker.submit(lambda: self._test(loaded, scaling), in_background=True)
+
+    def report_for(self, scaling: RopeScaling | None) -> SelfTestReport | None:
+        """How the presets do on the present model; None while that is not measured."""
+        return self._reports.get(scaling)
+
+    @property
+    def report(self) -> SelfTestReport | None:
+        """How the presets do on the present model as it is."""
+        return self.report_for(None)
 
     def submit(self, work: Work) -> Job:
         """Run `work()`, an iterator of events, on the engine's thread after what waits already."""
@@ -175,9 +207,10 @@ class Engine:
         return [start for start, _ in encoded["offset_mapping"]]
 
     def memory(self) -> MemoryReading:
-        """Memory of the device in use."""
-        device = self._loaded.device if self._loaded else choose_device(self._device)[0]
-        return read_memory(device)
+        """Memory of the devices in use."""
+        if self._loaded is not None:
+            return self._loaded.memory()
+        return read_memory(choose_device(self._device)[0])
 
     def close(self) -> None:
         """Cancel what waits and end the thread."""
@@ -188,27 +221,52 @@ class Engine:
             raise CacheStateError("No model is loaded yet.")
         return self._loaded
 
-    def _load(self, name: str | None, dtype: str) -> Events[LoadProgress, None, ModelInfo]:
-        source: str | Path = name or default_model_dir(self._data_dir)
-        if name is None:
-            yield from prepare_default_model(self._data_dir)
+    def _load(
+        self, name: str | None, how: _HowToLoad, token: str | None
+    ) -> Events[LoadProgress, None, ModelInfo]:
+        if choose_device(self._device)[0].type == "cuda":
+            cap_gpu_memory(self._gpu_share)
+        source = yield from self._folder_of(name, how, token)
         label = name or MODEL_NAME
-        self._loaded = self.info = self.report = None
+        self._loaded = self.info = None
+        self._reports = {}
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         yield LoadProgress(f"Loading {label}", 0.0)
-        loaded = load_model(source, self._device, dtype)
+        loaded = load_model(source, how.device, how.dtype, offload=how.offload)
         self._loaded = yield from self._measurements.with_profile(loaded)
-        self.report = self._measurements.report(self._loaded)
-        self.info = _describe(label, self._loaded)
+        known = self._measurements.report(self._loaded)
+        self._reports = {None: known} if known else {}
+        self.info = describe(label, self._loaded)
         yield LoadProgress(f"{label} is ready", 1.0)
         return self.info
 
-    def _test(self, loaded: LoadedModel) -> Events[SelfTestProgress, None, SelfTestReport]:
-        report = yield from self._measurements.self_test(loaded)
+    def _folder_of(
+        self, name: str | None, how: _HowToLoad, token: str | None
+    ) -> Events[LoadProgress, None, Path]:
+        """Where a model is on this disk; it is fetched if it is not there."""
+        if name is None:
+            yield from prepare_default_model(self._data_dir)
+            return default_model_dir(self._data_dir)
+        found = folder_of(name, self._data_dir)
+        if found is not None:
+            return found
+        try:
+            return (yield from fetch_model(name, self._data_dir, token, how.check))
+        except NoConnectionError as error:
+            there = ", ".join(model.name for model in self.models_on_disk())
+            raise NoConnectionError(
+                f"{error} On this disk: {there or 'only the model that comes along'}."
+            ) from error
+
+    def _test(
+        self, loaded: LoadedModel, scaling: RopeScaling | None
+    ) -> Events[SelfTestProgress, None, SelfTestReport]:
+        report = scaling and self._measurements.report(loaded, scaling)
+        report = report or (yield from self._measurements.self_test(loaded, scaling))
         if loaded is self._loaded:
-            self.report = report
+            self._reports[scaling] = report
         return report
 
 
@@ -225,23 +283,3 @@ def load_embedded_model(data_dir: Path, device: str = "auto") -> LoadedModel:
     for _ in prepare_default_model(data_dir):
         pass
     return load_model(default_model_dir(data_dir), device)
-
-
-def _describe(name: str, loaded: LoadedModel) -> ModelInfo:
-    model = loaded.model
-    config = model.config.get_text_config(decoder=True)
-    parameters = list(model.parameters())
-    heads = config.num_attention_heads
-    return ModelInfo(
-        name=name,
-        context_length=loaded.context_length,
-        num_parameters=sum(parameter.numel() for parameter in parameters),
-        weight_bytes=sum(parameter.nbytes for parameter in parameters),
-        num_layers=config.num_hidden_layers,
-        num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=max(head_dims(model.config)),
-        device=loaded.device.type,
-        device_name=read_memory(loaded.device).device_name,
-        dtype=str(model.dtype).removeprefix("torch."),
-        notes=loaded.notes,
-    )

@@ -22,7 +22,6 @@ from nexusquant.engine.events import (
     RereadProgress,
     TextDelta,
 )
-from nexusquant.engine.memory import read_memory
 from nexusquant.engine.model_loader import LoadedModel
 from nexusquant.engine.prefill import forward
 from nexusquant.engine.reading import read_chunks
@@ -153,7 +152,7 @@ class Generator:
             prefill_tok_s=clock.num_prompt / max(clock.prefilled - clock.started, 1e-9),
             decode_tok_s=clock.decode_tok_s(),
             usage=cache.usage(),
-            memory=read_memory(self._loaded.device),
+            memory=self._loaded.memory(),
         )
 
 

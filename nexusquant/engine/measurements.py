@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from nexusquant.cache import fingerprint, load_profile, save_profile
+from nexusquant.config import RopeScaling
 from nexusquant.engine.events import LoadProgress, SelfTestProgress
 from nexusquant.engine.model_loader import LoadedModel
 from nexusquant.engine.profiling import builtin_texts, profile_steps
@@ -50,21 +51,26 @@ class Measurements:
             _LOG.warning("the profile is not kept: %s", error)
         return replace(loaded, profile=profile)
 
-    def report(self, loaded: LoadedModel) -> SelfTestReport | None:
+    def report(
+        self, loaded: LoadedModel, scaling: RopeScaling | None = None
+    ) -> SelfTestReport | None:
         """How the presets did on this model and device; None when that was not measured."""
-        return SelfTestReport.load(self._report_path(loaded))
+        return SelfTestReport.load(self._report_path(loaded, scaling))
 
-    def self_test(self, loaded: LoadedModel) -> Generator[SelfTestProgress, None, SelfTestReport]:
+    def self_test(
+        self, loaded: LoadedModel, scaling: RopeScaling | None = None
+    ) -> Generator[SelfTestProgress, None, SelfTestReport]:
         """Measure every preset, and keep the figures."""
-        report = yield from self_test_steps(loaded)
+        report = yield from self_test_steps(loaded, scaling)
         try:
-            report.save(self._report_path(loaded))
+            report.save(self._report_path(loaded, scaling))
         except OSError as error:
             _LOG.warning("the figures are not kept: %s", error)
         return report
 
-    def _report_path(self, loaded: LoadedModel) -> Path:
-        return self._path(loaded, f".{loaded.device.type}.json")
+    def _report_path(self, loaded: LoadedModel, scaling: RopeScaling | None) -> Path:
+        scaled = f".{scaling.kind}-{scaling.factor:g}" if scaling else ""
+        return self._path(loaded, f".{loaded.device.type}{scaled}.json")
 
     def _path(self, loaded: LoadedModel, ending: str) -> Path:
         return self._dir / (fingerprint(loaded.model) + ending)

@@ -6,10 +6,13 @@ Knows no cache: what the cache holds is `CacheUsage`.
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
+
+CUDA_CONTEXT_BYTES = 450 * 2**20
+"""What the driver, the libraries and their workspaces take before the first tensor."""
 
 
 @dataclass(frozen=True)
@@ -21,25 +24,59 @@ class MemoryReading:
         device_total_bytes: All there is.
         device_free_bytes: Free for anybody.
         process_bytes: Held by this process: reserved by torch on a GPU, resident on a CPU.
+        allowed_bytes: Most that this process may take of the device; None: all there is.
     """
 
     device_name: str
     device_total_bytes: int
     device_free_bytes: int
     process_bytes: int
+    allowed_bytes: int | None = None
+
+    @property
+    def usable_bytes(self) -> int:
+        """Free for this process."""
+        if self.allowed_bytes is None:
+            return self.device_free_bytes
+        return max(0, min(self.device_free_bytes, self.allowed_bytes - self.process_bytes))
+
+    def after_freeing(self, num_bytes: int) -> MemoryReading:
+        """The same device once this process has given back so much."""
+        return replace(
+            self,
+            device_free_bytes=self.device_free_bytes + num_bytes,
+            process_bytes=self.process_bytes - num_bytes,
+        )
 
 
-def read_memory(device: torch.device) -> MemoryReading:
+def read_memory(*devices: torch.device) -> MemoryReading:
     """Ask the driver (NVML) or the system how much memory there is, and how much is ours.
 
     Args:
-        device: A CPU or CUDA device.
+        devices: CPU or CUDA devices; the sums over several of them.
     """
+    readings = [_read(device) for device in devices]
+    if len(readings) == 1:
+        return readings[0]
+    allowed = [r.allowed_bytes or r.device_total_bytes for r in readings]
+    is_capped = any(r.allowed_bytes is not None for r in readings)
+    return MemoryReading(
+        " + ".join(reading.device_name for reading in readings),
+        sum(reading.device_total_bytes for reading in readings),
+        sum(reading.device_free_bytes for reading in readings),
+        sum(reading.process_bytes for reading in readings),
+        sum(allowed) if is_capped else None,
+    )
+
+
+def _read(device: torch.device) -> MemoryReading:
     if device.type == "cuda":
         total, free = _ask_driver(device)
-        return MemoryReading(
-            torch.cuda.get_device_name(device), total, free, torch.cuda.memory_reserved(device)
-        )
+        # torch's own figure: under Windows the driver does not tell what each process holds
+        held = torch.cuda.memory_reserved(device)
+        share = torch.cuda.get_per_process_memory_fraction(device)
+        allowed = int(share * total) + CUDA_CONTEXT_BYTES if share < 1 else None
+        return MemoryReading(torch.cuda.get_device_name(device), total, free, held, allowed)
     memory = psutil.virtual_memory()
     process = psutil.Process().memory_info().rss
     name = platform.processor() or platform.machine()

@@ -20,11 +20,9 @@ from transformers import PreTrainedConfig
 from nexusquant.cache import StoredSize, layer_shapes
 from nexusquant.config import PAGE_SIZE, CompressionConfig
 from nexusquant.engine.activations import ChunkShape, chunk_shape
+from nexusquant.engine.memory import CUDA_CONTEXT_BYTES
 from nexusquant.engine.prefill import CHUNK_SIZE
 from nexusquant.engine.weights import Precision, WeightCount, count_weights
-
-CUDA_CONTEXT_BYTES = 450 * 2**20
-"""What the driver, the libraries and their workspaces take before the first tensor."""
 
 LEAST_EXACT_SPAN = 512
 """Shorter spans would be coded before a scorer has seen enough of them."""

@@ -15,14 +15,13 @@ from pathlib import Path
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from nexusquant.config import PRESETS
+from nexusquant.config import PRESETS, CompressionConfig
 from nexusquant.engine.memory_plan import plan_memory
-from nexusquant.engine.weights import Precision, WeightCount, count_weights
+from nexusquant.engine.placement import LEAST_USEFUL_TOKENS
+from nexusquant.engine.split_plan import SplitPlan
+from nexusquant.engine.weights import Precision, WeightParts, weight_parts
 
 MODELS_FILE = Path(__file__).parent / "models.json"
-LEAST_USEFUL_TOKENS = 8192
-"""A model fits if this much text, or its whole context, fits beside it without eviction."""
-
 TOKENS_PER_PAGE = 500
 
 
@@ -105,12 +104,12 @@ def listed_models() -> tuple[ListedModel, ...]:
     return tuple(sorted(models, key=lambda model: (model.family, model.billion_parameters)))
 
 
-def fit_of(model: ListedModel, free_bytes: int, *, on_gpu: bool = True) -> ModelFit:
+def fit_of(model: ListedModel, *free_bytes: int, on_gpu: bool = True) -> ModelFit:
     """Tell whether a model fits, and how much text beside it.
 
     Args:
         model: One of `listed_models`.
-        free_bytes: Free on the device before the model is loaded.
+        free_bytes: Free on each device before the model is loaded.
         on_gpu: False plans for a CPU, which holds weights in float32.
     """
     labels = {Precision.BFLOAT16: FitLabel.FITS, Precision.NF4: FitLabel.FITS_IN_4_BITS}
@@ -118,26 +117,31 @@ def fit_of(model: ListedModel, free_bytes: int, *, on_gpu: bool = True) -> Model
         labels = {Precision.FLOAT32: FitLabel.FITS}
     needed = min(LEAST_USEFUL_TOKENS, model.context_length)
     for precision, label in labels.items():
-        tokens = _tokens_by_preset(model, precision, free_bytes, on_gpu)
+        tokens = {
+            name: _tokens_that_fit(model, compression, precision, free_bytes, on_gpu)
+            for name, compression in PRESETS.items()
+        }
         if tokens["safe"] >= needed:
             return ModelFit(model, label, precision, tokens)
     return ModelFit(model, FitLabel.DOES_NOT_FIT, None, dict.fromkeys(PRESETS, 0))
 
 
-def _tokens_by_preset(
-    model: ListedModel, precision: Precision, free_bytes: int, on_gpu: bool
-) -> dict[str, int]:
-    config, weights = model.config(), _weights_of(model.id)
-    plans = {
-        name: plan_memory(config, compression, precision, on_gpu=on_gpu, weights=weights)
-        for name, compression in PRESETS.items()
-    }
-    return {
-        name: min(plan.tokens_that_fit(free_bytes), model.context_length)
-        for name, plan in plans.items()
-    }
+def _tokens_that_fit(
+    model: ListedModel,
+    compression: CompressionConfig,
+    precision: Precision,
+    free_bytes: tuple[int, ...],
+    on_gpu: bool,
+) -> int:
+    config, parts = model.config(), _parts_of(model.id)
+    plan = plan_memory(config, compression, precision, on_gpu=on_gpu, weights=parts.total)
+    tokens = plan.tokens_that_fit(max(free_bytes))
+    if len(free_bytes) > 1 and tokens < model.context_length:
+        split = SplitPlan(config, compression, precision, parts, free_bytes).best()
+        tokens = max(tokens, split.num_tokens if split else 0)
+    return min(tokens, model.context_length)
 
 
 @lru_cache(maxsize=64)
-def _weights_of(model_id: str) -> WeightCount:
-    return count_weights(next(m for m in listed_models() if m.id == model_id).config())
+def _parts_of(model_id: str) -> WeightParts:
+    return weight_parts(next(m for m in listed_models() if m.id == model_id).config())

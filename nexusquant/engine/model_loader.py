@@ -6,8 +6,10 @@ never runs code that came with a model.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from transformers import (
@@ -21,19 +23,20 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from nexusquant.cache import (
     ModelProfile,
-    decode_problem,
     head_dims,
+    layer_devices,
     scalings_for,
     supported_layers,
-    triton_problem,
 )
 from nexusquant.config import RopeScaling
+from nexusquant.engine.devices import choose_device, devices_of, kernel_notes
 from nexusquant.engine.memory import MemoryReading, read_memory
-from nexusquant.engine.weights import Precision, count_weights
+from nexusquant.engine.placement import Card, Placement, place_weights
+from nexusquant.engine.quantized_checkpoints import check_quantizer, quant_method, quantizer_notes
+from nexusquant.engine.weights import Precision
 from nexusquant.errors import OutOfMemoryError, UnsupportedModelError
 
 _UNLIMITED_CONTEXT = 1_000_000
-DEVICES = ("auto", "cpu", "cuda")
 DTYPES = tuple(map(str, Precision))
 
 
@@ -47,9 +50,10 @@ class LoadedModel:
         tokenizer: Its tokenizer.
         context_length: Most tokens it was made for.
         end_ids: Tokens that end an answer.
-        device: Where it runs.
+        device: Where it runs; where there are several, the one that tokens go to first.
         notes: What is not as it was asked for, in sentences.
         profile: How its keys are coded; None has every text fit them anew.
+        other_devices: Where its later layers run, if not on `device`.
     """
 
     name: str
@@ -60,19 +64,28 @@ class LoadedModel:
     device: torch.device
     notes: tuple[str, ...] = ()
     profile: ModelProfile | None = None
+    other_devices: tuple[torch.device, ...] = ()
+
+    def memory(self) -> MemoryReading:
+        """Memory of the devices that it runs on."""
+        return read_memory(self.device, *self.other_devices)
 
     def scalings_for(self, num_tokens: int) -> tuple[RopeScaling, ...]:
         """Scalings of positions that make room for so many tokens and an answer, best first."""
         return scalings_for(self.model.config, num_tokens + self.context_length // 8)
 
 
-def load_model(source: str | Path, device: str = "auto", dtype: str = "auto") -> LoadedModel:
+def load_model(
+    source: str | Path, device: str = "auto", dtype: str = "auto", *, offload: bool = False
+) -> LoadedModel:
     """Load a causal model.
 
     Args:
         source: A Hugging Face id, or a local folder in that format.
-        device: "auto" takes a GPU that works, else the CPU; or "cpu", "cuda".
+        device: "auto" takes GPUs that work, else the CPU; or "cpu", "cuda".
         dtype: "auto" takes the checkpoint's type on a GPU, float32 on a CPU; or one of `DTYPES`.
+        offload: Let layers for which GPUs are too small wait in the computer's memory, which is
+            slow, instead of refusing the model.
 
     Raises:
         ValueError: An unknown device or dtype.
@@ -80,124 +93,116 @@ def load_model(source: str | Path, device: str = "auto", dtype: str = "auto") ->
         OutOfMemoryError: It does not fit on the device; where that can be told, nothing was read.
     """
     target, notes = choose_device(device)
-    options = _dtype_options(dtype, target)
+    options = _dtype_options(dtype)
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        # before gigabytes are read for nothing
-        supported_layers(config)
-        if target.type == "cuda":
-            check_weights_fit(str(source), config, dtype, read_memory(target))
+        config, placement = _inspect(source, target, dtype, offload)
+        quantized_by = quant_method(config)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
-            device_map={"": target},
+            device_map=placement.device_map,
             use_safetensors=True,
             trust_remote_code=False,
-            **options,
+            **(options or _checkpoint_dtype(config, target)),
         )
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(
             f"{source} does not fit on this device. Choose a smaller model."
         ) from error
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise UnsupportedModelError(_explain(source, error)) from error
     model.eval()
-    name = Path(source).name if Path(source).is_dir() else str(source)
-    notes += kernel_notes(target, max(head_dims(config)))
+    devices = tuple(dict.fromkeys(layer_devices(model)))
+    notes += (*placement.notes, *quantizer_notes(quantized_by, model))
     return LoadedModel(
-        name, model, tokenizer, _context_length(config), _end_ids(model, tokenizer), target, notes
+        Path(source).name if Path(source).is_dir() else str(source),
+        model,
+        tokenizer,
+        _context_length(config),
+        _end_ids(model, tokenizer),
+        devices[0],
+        (*notes, *_kernel_notes(devices, config)),
+        other_devices=devices[1:],
     )
 
 
-def choose_device(device: str) -> tuple[torch.device, tuple[str, ...]]:
-    """Pick the device, and say when it is not the one a user would expect.
+def check_loadable(
+    source: str | Path,
+    device: str,
+    dtype: str,
+    *,
+    offload: bool = False,
+    freed_bytes: Mapping[str, int] = MappingProxyType({}),
+) -> None:
+    """Look at a model's config before its weights are fetched: can it work here, does it fit?
+
+    Args:
+        source: A folder with its config at least.
+        device: See `load_model`.
+        dtype: See `load_model`.
+        offload: See `load_model`.
+        freed_bytes: What will be free of each device besides, as the present model goes.
 
     Raises:
-        ValueError: An unknown name, or CUDA asked for where there is none.
+        UnsupportedModelError: It cannot be loaded; the message says why.
+        OutOfMemoryError: It does not fit; the numbers are named.
     """
-    if device not in DEVICES:
-        raise ValueError(f"device is {device!r}; choose one of {', '.join(DEVICES)}.")
-    if device == "cpu":
-        return torch.device("cpu"), ()
-    problem = _cuda_problem()
-    if problem is None:
-        return torch.device("cuda"), ()
-    if device == "cuda":
-        raise ValueError(
-            f"The GPU cannot be used: {problem} Start with --device cpu, or mend that."
-        )
-    return torch.device("cpu"), (f"Running on the CPU: {problem}",)
+    _dtype_options(dtype)
+    try:
+        _inspect(source, choose_device(device)[0], dtype, offload, freed_bytes)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise UnsupportedModelError(_explain(source, error)) from error
 
 
-def kernel_notes(device: torch.device, head_dim: int) -> tuple[str, ...]:
-    """Say on a GPU that its kernels cannot be used, if so."""
-    if device.type == "cpu":
-        return ()
-    problem = triton_problem(device)
-    if problem is not None:
-        return (f"Compressed memory is slower than it could be: no GPU kernels, {problem}.",)
-    problem = decode_problem(device, head_dim)
-    if problem is not None:
-        return (f"Answers are slower than they could be: no kernel reads the cache, {problem}.",)
-    return ()
+def _inspect(
+    source: str | Path,
+    target: torch.device,
+    dtype: str,
+    offload: bool,
+    freed_bytes: Mapping[str, int] = MappingProxyType({}),
+) -> tuple[PreTrainedConfig, Placement]:
+    """What a model's config says, before gigabytes are read for nothing."""
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    supported_layers(config)
+    check_quantizer(str(source), config, dtype)
+    if target.type == "cpu":
+        return config, Placement({"": target})
+    cards = [
+        Card(device, read_memory(device).after_freeing(freed_bytes.get(str(device), 0)))
+        for device in devices_of(target)
+    ]
+    placement = place_weights(
+        str(source),
+        config,
+        dtype,
+        cards,
+        offload=offload,
+        free_ram_bytes=read_memory(torch.device("cpu")).device_free_bytes,
+    )
+    return config, placement
 
 
-def _cuda_problem() -> str | None:
-    if not torch.cuda.is_available():
-        return "torch sees no NVIDIA GPU."
-    major, minor = torch.cuda.get_device_capability()
-    if any(_serves(arch, major, minor) for arch in torch.cuda.get_arch_list()):
-        return None
-    return f"this torch build has no code for compute capability {major}.{minor}."
-
-
-def _serves(arch: str, major: int, minor: int) -> bool:
-    """Tell whether code for `arch`, such as sm_86 or compute_90, runs on a capability."""
-    kind, _, number = arch.partition("_")
-    built_major, built_minor = divmod(int(number.rstrip("af")), 10)
-    if kind == "compute":
-        return (built_major, built_minor) <= (major, minor)
-    return built_major == major and built_minor <= minor
-
-
-def _dtype_options(dtype: str, device: torch.device) -> dict[str, object]:
+def _dtype_options(dtype: str) -> dict[str, object] | None:
+    """What `from_pretrained` is to be told; None where the checkpoint decides."""
     if dtype == "auto":
-        return {"dtype": torch.float32 if device.type == "cpu" else "auto"}
+        return None
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; choose auto or one of {', '.join(DTYPES)}.")
     return Precision(dtype).load_options()
 
 
-def check_weights_fit(
-    name: str, config: PreTrainedConfig, dtype: str, memory: MemoryReading
-) -> None:
-    """Refuse weights that cannot fit a GPU.
-
-    Args:
-        name: What the model is called.
-        config: Its config; a checkpoint that is quantized already is left to try.
-        dtype: As `load_model` takes it.
-        memory: The GPU's.
-
-    Raises:
-        OutOfMemoryError: They do not fit; the numbers are named.
-    """
-    if getattr(config, "quantization_config", None):
-        return
-    stored = str(getattr(config, "dtype", None)).removeprefix("torch.")
-    wanted = stored if dtype == "auto" else dtype
-    precision = Precision(wanted) if wanted in DTYPES else Precision.BFLOAT16
-    needed = count_weights(config).num_bytes(precision)
-    if needed > memory.device_free_bytes:
-        raise OutOfMemoryError(
-            f"{name} takes {needed / 1e9:.1f} GB in {precision}, and "
-            f"{memory.device_free_bytes / 1e9:.1f} GB of {memory.device_name} are free. Choose a "
-            "smaller model" + ("." if precision is Precision.NF4 else ", or --dtype nf4.")
-        )
+def _checkpoint_dtype(config: PreTrainedConfig, target: torch.device) -> dict[str, object]:
+    is_quantized = getattr(config, "quantization_config", None) is not None
+    return {"dtype": torch.float32 if target.type == "cpu" and not is_quantized else "auto"}
 
 
-def _context_length(config: object) -> int:
+def _kernel_notes(devices: Sequence[torch.device], config: PreTrainedConfig) -> Iterator[str]:
+    found = (kernel_notes(device, max(head_dims(config))) for device in devices)
+    return iter(dict.fromkeys(note for notes in found for note in notes))
+
+
+def _context_length(config: PreTrainedConfig) -> int:
     length = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
     return int(length or _UNLIMITED_CONTEXT)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 
 from nexusquant.cache import CompressedCache
-from nexusquant.config import PRESETS, CompressionConfig
+from nexusquant.config import PRESETS, CompressionConfig, RopeScaling
 from nexusquant.engine.events import SelfTestProgress
 from nexusquant.engine.model_loader import LoadedModel
 from nexusquant.engine.profiling import read_text
@@ -70,11 +70,13 @@ class SelfTestReport:
         presets: In the order of `PRESETS`, without `off`.
         num_prefix_tokens: Length of the text in the cache.
         num_compared_tokens: Tokens compared after it.
+        scaling: How positions were scaled, in words; empty: not at all.
     """
 
     presets: Sequence[PresetReport]
     num_prefix_tokens: int
     num_compared_tokens: int
+    scaling: str = ""
 
     def of(self, preset: str) -> PresetReport | None:
         """The figures of one preset; None for one that was not measured (`off`)."""
@@ -110,25 +112,32 @@ class SelfTestReport:
 
 
 def self_test_steps(
-    loaded: LoadedModel,
+    loaded: LoadedModel, scaling: RopeScaling | None = None
 ) -> Generator[SelfTestProgress, None, SelfTestReport]:
-    """Measure every preset on the built-in held-out text; an event after every piece of work."""
+    """Measure every preset on the built-in held-out text; an event after every piece of work.
+
+    Args:
+        loaded: The model.
+        scaling: How positions are scaled, in what is measured and in what it is compared with.
+    """
     ids = read_text("held_out.txt", loaded.tokenizer)
-    ids = ids[:, : loaded.context_length - len(_RECALLED)]
+    context_length = round(loaded.context_length * (scaling.factor if scaling else 1))
+    ids = ids[:, : context_length - len(_RECALLED)]
     if ids.shape[1] < LEAST_TOKENS:
-        raise ValueError(f"The model's context of {loaded.context_length} tokens is too short.")
+        raise ValueError(f"The model's context of {context_length} tokens is too short.")
     prefix, new = ids[:, :-NUM_COMPARED], ids[:, -NUM_COMPARED:]
     recalled = ids[:, _RECALLED.start : _RECALLED.stop]
     names = [name for name, config in PRESETS.items() if not config.is_off]
-    endings = (new, recalled)
-    reference = yield from _measure(loaded, PRESETS["off"], prefix, endings, _step(names, 0))
+    text = _Text(loaded, scaling, prefix, (new, recalled))
+    reference = yield from _measure(text, PRESETS["off"], _step(names, 0))
     reports = []
     for number, name in enumerate(names):
         step = _step(names, number)
-        found = yield from _measure(loaded, PRESETS[name], prefix, endings, step)
+        found = yield from _measure(text, PRESETS[name], step)
         reports.append(_compare(name, found, reference))
     num_compared = NUM_COMPARED + len(_RECALLED) - _NUM_CUE
-    return SelfTestReport(tuple(reports), prefix.shape[1], num_compared)
+    label = str(scaling) if scaling else ""
+    return SelfTestReport(tuple(reports), prefix.shape[1], num_compared, label)
 
 
 def _compare(preset: str, found: _Measured, reference: _Measured) -> PresetReport:
@@ -145,26 +154,30 @@ def _compare(preset: str, found: _Measured, reference: _Measured) -> PresetRepor
     )
 
 
+class _Text(NamedTuple):
+    loaded: LoadedModel
+    scaling: RopeScaling | None
+    prefix: torch.Tensor
+    endings: tuple[torch.Tensor, torch.Tensor]
+
+
 class _Measured(NamedTuple):
     factor: float
     log_probs: tuple[torch.Tensor, torch.Tensor]
 
 
 def _measure(
-    loaded: LoadedModel,
-    config: CompressionConfig,
-    prefix: torch.Tensor,
-    endings: tuple[torch.Tensor, torch.Tensor],
-    step: SelfTestProgress,
+    text: _Text, config: CompressionConfig, step: SelfTestProgress
 ) -> Generator[SelfTestProgress, None, _Measured]:
     """Read the prefix once, then each ending after it."""
-    cache = CompressedCache(loaded.model, config, loaded.profile)
-    for _ in read_chunks(loaded.model, prefix, cache):
+    loaded = text.loaded
+    cache = CompressedCache(loaded.model, config, loaded.profile, text.scaling)
+    for _ in read_chunks(loaded.model, text.prefix, cache):
         yield step
     mark = cache.mark()
     factor = cache.usage().compression_factor
     log_probs = []
-    for ending in endings:
+    for ending in text.endings:
         cache.rewind(mark)
         log_probs.append(_log_probs(loaded, ending, cache))
         yield step
@@ -174,7 +187,9 @@ def _measure(
 @torch.no_grad()
 def _log_probs(loaded: LoadedModel, ids: torch.Tensor, cache: CompressedCache) -> torch.Tensor:
     """Log-probabilities after each token of `ids` [1, T]. [T, vocabulary], on the CPU."""
-    output = loaded.model(input_ids=ids.to(loaded.device), past_key_values=cache, use_cache=True)
+    ids = ids.to(loaded.device)
+    with cache.scaled_positions():
+        output = loaded.model(input_ids=ids, past_key_values=cache, use_cache=True)
     return output.logits[0].float().log_softmax(dim=-1).cpu()
 
 

@@ -6,11 +6,17 @@ built without memory, so that parameters are counted as they are and not by a fo
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedConfig
+from transformers import (
+    AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from nexusquant.errors import UnsupportedModelError
 
@@ -47,6 +53,12 @@ class Precision(str, Enum):
         if not self.is_quantized:
             return {"dtype": getattr(torch, self.value)}
         return {"dtype": torch.bfloat16, "quantization_config": _bitsandbytes_config(self)}
+
+
+def stored_precision(config: PreTrainedConfig) -> Precision:
+    """What a checkpoint's weights are stored in; bfloat16 where its config does not say."""
+    stored = str(getattr(config, "dtype", None)).removeprefix("torch.")
+    return Precision(stored) if stored in map(str, Precision) else Precision.BFLOAT16
 
 
 def _bitsandbytes_config(precision: Precision) -> BitsAndBytesConfig:
@@ -91,6 +103,37 @@ class WeightCount:
         return self.num_linear * precision.value_bytes + others
 
 
+@dataclass(frozen=True)
+class WeightParts:
+    """The weights of a model in the order in which a token goes through them.
+
+    Args:
+        before: Names of the modules before the layers, and of those that share weights with them.
+        layers: Names of the layers.
+        after: Names of the modules after them.
+        num_before: Weights of `before`.
+        num_layers: Weights of each layer.
+        num_after: Weights of `after`.
+    """
+
+    before: tuple[str, ...]
+    layers: tuple[str, ...]
+    after: tuple[str, ...]
+    num_before: WeightCount
+    num_layers: tuple[WeightCount, ...]
+    num_after: WeightCount
+
+    @property
+    def total(self) -> WeightCount:
+        """All of them."""
+        counts = (self.num_before, *self.num_layers, self.num_after)
+        return WeightCount(
+            sum(count.num_linear for count in counts),
+            sum(count.num_rows for count in counts),
+            sum(count.num_others for count in counts),
+        )
+
+
 def count_weights(config: PreTrainedConfig) -> WeightCount:
     """Count the weights of a model that need not be there.
 
@@ -100,18 +143,76 @@ def count_weights(config: PreTrainedConfig) -> WeightCount:
     Raises:
         UnsupportedModelError: No causal model has such a config.
     """
+    model = _without_memory(config)
+    return _count([model], model.get_output_embeddings())
+
+
+def weight_parts(config: PreTrainedConfig) -> WeightParts:
+    """Tell apart what can be laid on different devices; no layers where they are not found.
+
+    Args:
+        config: Of the model.
+
+    Raises:
+        UnsupportedModelError: No causal model has such a config.
+    """
+    model = _without_memory(config)
+    num_layers = config.get_text_config(decoder=True).num_hidden_layers
+    lists = [m for m in model.modules() if isinstance(m, torch.nn.ModuleList)]
+    layers = next((found for found in lists if len(found) == num_layers), None)
+    if layers is None:
+        whole = _count([model], model.get_output_embeddings())
+        return WeightParts(("",), (), (), whole, (), WeightCount(0, 0, 0))
+    units = dict(_units(model, layers))
+    names = list(units)
+    first = next(i for i, name in enumerate(names) if units[name] is layers[0])
+    embedding = set(model.get_input_embeddings().parameters())
+    weights = {name: set(unit.parameters()) for name, unit in units.items()}
+    before = {
+        name
+        for i, name in enumerate(names)
+        if i < first or embedding & weights[name] or not weights[name]
+    }
+    last = first + num_layers
+    after = tuple(name for name in names[last:] if name not in before)
+    head = model.get_output_embeddings()
+    return WeightParts(
+        tuple(name for name in names if name in before),
+        tuple(names[first:last]),
+        after,
+        _count([units[name] for name in names if name in before], head),
+        tuple(_count([layer], head) for layer in layers),
+        _count([units[name] for name in after], head),
+    )
+
+
+def _without_memory(config: PreTrainedConfig) -> PreTrainedModel:
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (ValueError, KeyError, ImportError) as error:
         raise UnsupportedModelError(f"This is no causal language model: {error}") from error
-    head = model.get_output_embeddings()
+
+
+def _count(modules: Sequence[torch.nn.Module], head: torch.nn.Module | None) -> WeightCount:
+    parameters = {p for module in modules for p in module.parameters()}
     linear = {
         layer.weight
-        for layer in model.modules()
+        for module in modules
+        for layer in module.modules()
         if isinstance(layer, torch.nn.Linear) and layer is not head
     }
-    num_all = sum(parameter.numel() for parameter in model.parameters())
     num_linear = sum(weight.numel() for weight in linear)
     rows = sum(weight.shape[0] for weight in linear)
-    return WeightCount(num_linear, rows, num_all - num_linear)
+    return WeightCount(num_linear, rows, sum(p.numel() for p in parameters) - num_linear)
+
+
+def _units(
+    module: torch.nn.Module, layers: torch.nn.ModuleList, prefix: str = ""
+) -> Iterator[tuple[str, torch.nn.Module]]:
+    """The largest modules that hold no more than one of `layers`, in order."""
+    for name, child in module.named_children():
+        if child is layers or layers in child.modules():
+            yield from _units(child, layers, f"{prefix}{name}.")
+        elif module is layers or child not in layers.modules():
+            yield f"{prefix}{name}", child

@@ -136,7 +136,19 @@ def _out_of_memory(error: Exception) -> OutOfMemoryError:
     error.__traceback__ = None
     return OutOfMemoryError(
         "The device ran out of memory. What was read before is safe; choose fewer pages, "
-        "a stronger preset or a smaller model."
+        f"a stronger preset or a smaller model.{_about_the_cap()}"
+    )
+
+
+def _about_the_cap() -> str:
+    if not (torch.cuda.is_available() and torch.cuda.is_initialized()):
+        return ""
+    share = torch.cuda.get_per_process_memory_fraction()
+    if share == 1:
+        return ""
+    return (
+        f" This program takes {share:.0%} of the GPU at most: --gpu-share changes that, and "
+        "closing other programs that use the GPU makes room."
     )
 
 

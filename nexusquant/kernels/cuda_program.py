@@ -109,12 +109,14 @@ class CudaKernel:
         Raises:
             CudaError: The device has less shared memory, or cannot start it.
         """
-        self._allow_shared(shared_bytes)
         values = [_argument(arg) for arg in args]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         stream = ctypes.c_void_p(torch.cuda.current_stream(self._device).cuda_stream)
         size = (*grid, 1, num_threads, 1, 1, shared_bytes)
-        started = self._driver.cuLaunchKernel(self._function, *size, stream, pointers, None)
+        # the current device may be another layer's
+        with torch.cuda.device(self._device):
+            self._allow_shared(shared_bytes)
+            started = self._driver.cuLaunchKernel(self._function, *size, stream, pointers, None)
         _check(started, "a kernel did not start")
 
 

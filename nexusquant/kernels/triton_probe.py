@@ -21,5 +21,6 @@ def double(numbers: torch.Tensor) -> torch.Tensor:
     """Twice each number. [N], int32."""
     doubled = torch.empty_like(numbers)
     grid = (triton.cdiv(numbers.numel(), _BLOCK),)
-    double_kernel[grid](numbers, doubled, numbers.numel(), _BLOCK)
+    with torch.cuda.device_of(numbers):
+        double_kernel[grid](numbers, doubled, numbers.numel(), _BLOCK)
     return doubled

@@ -91,8 +91,8 @@ class Rotary:
         return _turn(keys, cos / self.scaling, -sin / self.scaling, pairing)
 
     def _angles(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        table = torch.stack([segment.frequencies for segment in self.segments])
-        table = table.to(positions.device)
+        # layers may be on several devices, and the model's own tensor is on one
+        table = torch.stack([s.frequencies.to(positions.device) for s in self.segments])
         frequencies = table[0]
         if len(self.segments) > 1:
             starts = [segment.first for segment in self.segments[1:]]

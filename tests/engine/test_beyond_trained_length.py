@@ -17,8 +17,10 @@ from nexusquant.engine import (
     Job,
     JobState,
     LoadedModel,
+    SelfTestReport,
     TextDelta,
 )
+from nexusquant.engine.measurements import Measurements
 from nexusquant.errors import CacheStateError, ContextLengthError
 
 TRAINED = 128
@@ -74,6 +76,56 @@ def test_with_the_offer_accepted_it_is_read_and_asked_about(
     first = drain(conversation.reply(DOCUMENT + "Why?", GREEDY))
     drain(conversation.reply(DOCUMENT + "Who else?", GREEDY))
     assert drain(conversation.reply(DOCUMENT + "Why?", GREEDY)) == first
+
+
+def test_a_model_of_4k_reads_40k_once_the_offer_is_accepted(short: LoadedModel) -> None:
+    torch.manual_seed(0)
+    sizes = {"max_position_embeddings": 4096, "num_hidden_layers": 1, "hidden_size": 32}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 32}
+    config = LlamaConfig(**short.model.config.to_dict() | {"head_dim": 16} | sizes)
+    model = replace(short, model=LlamaForCausalLM(config).eval(), context_length=4096)
+    document = (DOCUMENT * 32)[:40_960]
+    conversation = Conversation(model, PRESETS["high"])
+    refusal = refusal_of(conversation, document)
+    assert (refusal.num_tokens, refusal.context_length) == (40_960, 4096)
+    assert "yarn, factor 10.5" in str(refusal)
+    assert conversation.num_tokens == 0
+    conversation = Conversation(model, PRESETS["high"], refusal.offers[0])
+    drain(conversation.read(document))
+    # no silent cut: every token was read
+    assert conversation.num_tokens == 40_960
+    assert conversation.usage().num_seen_tokens == 40_960
+    drain(conversation.reply(document + "Why?", GREEDY))
+    assert conversation.num_tokens > 40_960
+
+
+@pytest.mark.parametrize("kind", RopeScalingKind)
+def test_presets_are_tested_with_scaled_positions(
+    tiny: LoadedModel, kind: RopeScalingKind, tmp_path: Path
+) -> None:
+    scaling = RopeScaling(kind=kind, factor=1.5)
+    measurements = Measurements(tmp_path)
+    frequencies = tiny.model.get_decoder().rotary_emb.inv_freq
+    plain = result_of(measurements.self_test(tiny))
+    scaled = result_of(measurements.self_test(tiny, scaling))
+    # more of the text is read than the model was made for
+    assert plain.num_prefix_tokens < tiny.context_length < scaled.num_prefix_tokens
+    assert (plain.scaling, scaled.scaling) == ("", str(scaling))
+    assert [preset.preset for preset in scaled.presets] == [p.preset for p in plain.presets]
+    assert all(0 < preset.kl < 1 for preset in scaled.presets)
+    # each is kept in its place, and the model as it was
+    assert measurements.report(tiny) == plain
+    assert measurements.report(tiny, scaling) == scaled
+    assert measurements.report(tiny, RopeScaling(kind=kind, factor=2)) is None
+    assert tiny.model.get_decoder().rotary_emb.inv_freq is frequencies
+
+
+def result_of(steps) -> SelfTestReport:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def test_a_scaled_text_has_an_end_too(short: LoadedModel) -> None:
@@ -134,6 +186,17 @@ def engine(short: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(engine, "_loaded", short)
     yield engine
     engine.close()
+
+
+def test_a_test_with_scaled_positions_is_found_under_them_only(engine: Engine) -> None:
+    scaling = RopeScaling(factor=8)
+    report = outcome(engine.self_test(scaling)).result
+    assert engine.report_for(scaling) == report
+    assert engine.report is engine.report_for(RopeScaling(factor=9)) is None
+    # what stands on the disk is not measured again
+    again = engine.self_test(scaling)
+    assert outcome(again).result == report
+    assert sum(map(len, again.batches())) == 0
 
 
 def outcome(job: Job) -> Job:

@@ -10,15 +10,14 @@ import torch
 
 from nexusquant.engine import (
     LoadedModel,
-    MemoryReading,
     Precision,
     count_weights,
+    devices,
     load_model,
-    model_loader,
 )
 from nexusquant.engine.default_model import default_model_dir
-from nexusquant.engine.model_loader import check_weights_fit, choose_device, kernel_notes
-from nexusquant.errors import OutOfMemoryError, UnsupportedModelError
+from nexusquant.engine.devices import choose_device, kernel_notes
+from nexusquant.errors import UnsupportedModelError
 
 
 def pretend_gpu(
@@ -61,15 +60,15 @@ def test_falling_back_to_the_cpu_is_said_and_asking_for_cuda_is_refused(
 
 
 def test_a_gpu_without_kernels_is_said_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_loader, "triton_problem", lambda device: "triton is missing")
+    monkeypatch.setattr(devices, "triton_problem", lambda device: "triton is missing")
     (note,) = kernel_notes(torch.device("cuda"), 64)
     assert note.endswith("no GPU kernels, triton is missing.")
     assert kernel_notes(torch.device("cpu"), 64) == ()
-    monkeypatch.setattr(model_loader, "triton_problem", lambda device: None)
-    monkeypatch.setattr(model_loader, "decode_problem", lambda device, dim: "it is too old")
+    monkeypatch.setattr(devices, "triton_problem", lambda device: None)
+    monkeypatch.setattr(devices, "decode_problem", lambda device, dim: "it is too old")
     (note,) = kernel_notes(torch.device("cuda"), 64)
     assert note.endswith("no kernel reads the cache, it is too old.")
-    monkeypatch.setattr(model_loader, "decode_problem", lambda device, dim: None)
+    monkeypatch.setattr(devices, "decode_problem", lambda device, dim: None)
     assert kernel_notes(torch.device("cuda"), 64) == ()
 
 
@@ -99,29 +98,6 @@ def test_a_model_that_cannot_be_compressed_is_refused_by_its_config(
     make().config.save_pretrained(tmp_path)
     with pytest.raises(UnsupportedModelError, match=reason):
         load_model(tmp_path, device="cpu")
-
-
-def reading(free_bytes: int) -> MemoryReading:
-    return MemoryReading("GPU of a test", 8 * 10**9, free_bytes, 0)
-
-
-@pytest.mark.parametrize("dtype", ["auto", "bfloat16", "int8", "nf4"])
-def test_weights_that_do_not_fit_are_refused_with_the_numbers_before_they_are_read(
-    dtype: str,
-) -> None:
-    config = tiny_models.llama(dtype=torch.bfloat16).config
-    config.dtype = torch.bfloat16
-    precision = Precision("bfloat16" if dtype == "auto" else dtype)
-    needed = count_weights(config).num_bytes(precision)
-    check_weights_fit("tiny", config, dtype, reading(needed))
-    with pytest.raises(OutOfMemoryError, match=rf"tiny takes 0\.0 GB in {precision}.*are free"):
-        check_weights_fit("tiny", config, dtype, reading(needed - 1))
-
-
-def test_a_checkpoint_that_is_quantized_already_is_left_to_try() -> None:
-    config = tiny_models.llama().config
-    config.quantization_config = {"quant_method": "awq"}
-    check_weights_fit("tiny", config, "auto", reading(0))
 
 
 @pytest.mark.model

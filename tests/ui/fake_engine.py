@@ -24,6 +24,7 @@ from nexusquant.engine import (
     MemoryReading,
     Message,
     ModelInfo,
+    ModelOnDisk,
     PrefillProgress,
     PresetReport,
     RereadProgress,
@@ -111,14 +112,17 @@ class FakeEngine:
         num_overlaps: Times that two generators ran at once; the queue must keep it at 0.
         prompts: The text of every reply, in order.
         num_tests: Self-tests begun so far.
+        on_disk: What needs no network.
     """
 
     def __init__(self, script: Script | None = None, *, is_loaded: bool = True) -> None:
         self.script = script or Script(numbered_words)
         self.info: ModelInfo | None = FAKE_MODEL if is_loaded else None
         self.report: SelfTestReport | None = None
+        self.scaled_reports: dict[RopeScaling, SelfTestReport] = {}
         self.num_overlaps = self.num_tests = 0
         self.prompts: list[str] = []
+        self.on_disk: tuple[ModelOnDisk, ...] = ()
         self._worker = Worker()
         self._busy = threading.Lock()
 
@@ -132,20 +136,34 @@ class FakeEngine:
 
     has_gpu = True
 
-    def room_bytes(self) -> int:
-        return self.memory().device_free_bytes + (self.info.weight_bytes if self.info else 0)
+    def room_bytes(self) -> tuple[int, ...]:
+        held = self.info.weight_bytes if self.info else 0
+        return (self.memory().device_free_bytes + held,)
 
-    def load(self, name: str | None = None, dtype: str | None = None) -> Job:
-        self.loaded_dtype = dtype
+    def models_on_disk(self) -> tuple[ModelOnDisk, ...]:
+        return self.on_disk
+
+    def load(
+        self,
+        name: str | None = None,
+        dtype: str | None = None,
+        *,
+        token: str | None = None,
+        offload: bool | None = None,
+    ) -> Job:
+        self.loaded_dtype, self.used_token, self.may_offload = dtype, token, offload
         return self.submit(lambda: self._load(name))
 
     def submit(self, work: Callable[[], Iterator[Event]]) -> Job:
         return self._worker.submit(lambda: self._watched(work))
 
-    def self_test(self) -> Job:
+    def report_for(self, scaling: RopeScaling | None) -> SelfTestReport | None:
+        return self.report if scaling is None else self.scaled_reports.get(scaling)
+
+    def self_test(self, scaling: RopeScaling | None = None) -> Job:
         """Runs beside the queue: who gives way to whom is the real worker's business."""
         self.num_tests += 1
-        job = Job(self._test, lambda _job: 0)
+        job = Job(lambda: self._test(scaling), lambda _job: 0)
         threading.Thread(target=job.run, daemon=True).start()
         return job
 
@@ -182,9 +200,10 @@ class FakeEngine:
             raise ValueError("missing/model is neither a folder nor a known model.")
         self.info = replace(FAKE_MODEL, name=name or FAKE_MODEL.name)
         self.report = self.script.report if self.script.is_report_kept else None
+        self.scaled_reports = {}
         return self.info
 
-    def _test(self) -> Iterator[Event]:
+    def _test(self, scaling: RopeScaling | None) -> Iterator[Event]:
         presets = [measured.preset for measured in self.script.report.presets]
         for done, preset in enumerate(presets):
             yield SelfTestProgress(preset, done, len(presets))
@@ -193,8 +212,11 @@ class FakeEngine:
             while time.monotonic() - began < self.script.test_delay_s:
                 time.sleep(0.01)
             self.fail_if_scripted()
-        self.report = self.script.report
-        return self.report
+        if scaling is None:
+            self.report = self.script.report
+            return self.report
+        self.scaled_reports[scaling] = replace(self.script.report, scaling=str(scaling))
+        return self.scaled_reports[scaling]
 
     def fail_if_scripted(self) -> None:
         error, self.script.fail_next = self.script.fail_next, None

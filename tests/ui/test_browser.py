@@ -319,6 +319,17 @@ def test_a_model_of_the_list_goes_into_the_field(page, site):
     assert page.input_value("#set-weights input") == "4 bits"
 
 
+def test_an_access_token_is_hidden_and_gone_once_it_was_taken(page, site):
+    open_tab(page, "Settings")
+    page.fill("#set-token input", "hf_secret")
+    assert page.get_attribute("#set-token input", "type") == "password"
+    site.script.load_delay_s = 0.05
+    page.click("#set-load")
+    wait_for_text(page, "#set-model-status", "ready")
+    assert site.engine.used_token == "hf_secret"
+    assert page.input_value("#set-token input") == ""
+
+
 def test_a_message_that_is_too_long_is_answered_once_the_offer_is_taken(page, site):
     page.fill("#chat-box textarea", "word " * 3000)
     page.click("#chat-send")

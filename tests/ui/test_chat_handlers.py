@@ -10,7 +10,9 @@ from visitors import make_services, person
 from nexusquant.config import PRESETS
 from nexusquant.engine import Message, RereadProgress
 from ui.chat_handlers import SHOWN_MESSAGES, ChatHandlers, shown
+from ui.preset_figures import picker_text
 from ui.sessions import NotYoursError
+from ui.settings_handlers import SettingsHandlers
 
 
 @pytest.fixture
@@ -203,6 +205,37 @@ def test_a_message_longer_than_the_context_is_answered_once_the_offer_is_taken(
     assert other.chat.scaling is None
     handlers.clear(workspace.id, me)
     assert workspace.chat.scaling is None
+
+
+def test_presets_are_tested_with_the_offer_that_was_taken_and_a_warning_stands_with_them(
+    handlers, workspace, services, engine, me
+):
+    list(handlers.send("word " * 3000, workspace.id, me))
+    assert services.report_of(workspace) is None
+    last = list(handlers.take_offer(workspace.id, me))[-1]
+    assert "The presets are tested with these positions" in last.status
+    wait_for(lambda: services.report_of(workspace) is not None)
+    report = services.report_of(workspace)
+    assert report.scaling == "yarn, factor 1.5"
+    told = picker_text(PRESETS["max"], report)
+    assert "On this model with scaled positions (yarn, factor 1.5)" in told
+    assert "Max is unsafe for this model" in told
+    # one that damages this chat is asked about before it is used in it
+    settings = SettingsHandlers(services)
+    assert settings.choose_preset("max", workspace.id, me).asked == "max"
+    # others are as they were, and the same is not measured twice
+    assert services.report_of(services.sessions.open(None, "local")) is None
+    services.models.test_scaled(workspace.chat.scaling)
+    assert engine.num_tests == 1
+
+
+def test_another_model_ends_a_test_with_scaled_positions(handlers, workspace, services, script, me):
+    script.test_delay_s = 0.05
+    list(handlers.send("word " * 3000, workspace.id, me))
+    list(handlers.take_offer(workspace.id, me))
+    scaling = workspace.chat.scaling
+    services.models.load("another/model").wait(5)
+    assert services.models.report_for(scaling) is None
 
 
 def test_without_a_refusal_there_is_nothing_to_take(handlers, workspace, me):

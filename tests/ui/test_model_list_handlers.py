@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import gradio as gr
 import pytest
 from fake_engine import FAKE_MODEL
 
-from nexusquant.engine import FitLabel, MemoryReading, fit_of, listed_models
+from nexusquant.engine import FitLabel, MemoryReading, ModelOnDisk, fit_of, listed_models
 from ui.model_list_handlers import WEIGHTS, ModelListHandlers, choice_label, facts
 from ui.model_list_part import build_model_list
 from ui.settings_handlers import SettingsHandlers
@@ -76,6 +77,38 @@ def test_the_model_is_loaded_with_the_weights_chosen(
 ):
     list(SettingsHandlers(services).load_model("some/model", workspace.id, me, weights))
     assert engine.loaded_dtype == dtype
+
+
+def test_a_token_and_leave_to_wait_go_with_one_load_only(services, engine, workspace, me):
+    handlers = SettingsHandlers(services)
+    list(handlers.load_model("some/model", workspace.id, me, "auto", " hf_abc ", True))
+    assert (engine.used_token, engine.may_offload) == ("hf_abc", True)
+    list(handlers.load_model("other/model", workspace.id, me, "auto", "  ", False))
+    assert (engine.used_token, engine.may_offload) == (None, False)
+
+
+def test_models_on_this_disk_are_marked_and_others_of_them_come_first(handlers, engine, free):
+    free(24)
+    engine.on_disk = (
+        ModelOnDisk("somebody/own", Path("own"), 2_100_000_000),
+        ModelOnDisk(LLAMA_8B, Path("llama"), 16_000_000_000),
+    )
+    choices = handlers.choices()
+    assert choices[0] == ("somebody/own: 2.10 GB, on this disk", "somebody/own")
+    labels = {model_id: label for label, model_id in choices}
+    assert labels[LLAMA_8B] == "Llama-3.1-8B-Instruct: 8.03B, on this disk, fits"
+    assert sum("on this disk" in label for label in labels.values()) == 2
+    view = handlers.choose("somebody/own")
+    assert (view.name, view.weights, view.facts) == ("somebody/own", "auto", "")
+
+
+def test_the_token_field_shows_nothing_and_says_what_it_is_for():
+    with gr.Blocks():
+        widgets = build_model_list(offload=True)
+    assert widgets.token.type == "password"
+    assert "not kept" in widgets.token.info
+    assert widgets.may_wait.value is True
+    assert widgets.how_to_load == (widgets.weights, widgets.token, widgets.may_wait)
 
 
 def test_the_list_begins_empty_and_weights_automatic():

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from nexusquant.config import PRESETS
-from nexusquant.engine.model_loader import DEVICES as ENGINE_DEVICES
+from nexusquant.engine.devices import DEVICES as ENGINE_DEVICES
 from nexusquant.engine.model_loader import DTYPES as ENGINE_DTYPES
 from ui import options
 from ui.environment import prepare_environment
@@ -111,10 +111,18 @@ def test_a_broken_or_missing_password_file_is_explained(capsys, tmp_path):
 @pytest.mark.parametrize(
     "arguments",
     [["--port", "0"], ["--port", "70000"], ["--port", "x"], ["--preset", "turbo"],
-     ["--device", "tpu"], ["--dtype", "int4"], ["--lan", "--host", "127.0.0.1"], ["--share"]],
+     ["--device", "tpu"], ["--dtype", "int4"], ["--lan", "--host", "127.0.0.1"], ["--share"],
+     ["--gpu-share", "0"], ["--gpu-share", "90"], ["--gpu-share", "all"]],
 )  # fmt: skip
 def test_a_wrong_value_ends_with_one_sentence(capsys, arguments):
     assert "error:" in refused(capsys, *arguments)
+
+
+def test_waiting_layers_and_the_share_of_the_gpu_are_left_to_the_system_unless_given():
+    plain = parse_options([])
+    assert (plain.offload, plain.gpu_share) == (False, None)
+    given = parse_options(["--offload", "--gpu-share", "0.85"])
+    assert (given.offload, given.gpu_share) == (True, 0.85)
 
 
 def test_the_names_written_out_for_help_are_the_engines():
@@ -149,5 +157,6 @@ def test_help_comes_at_once_and_explains_every_flag():
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10)
     assert shown.returncode == 0
     for flag in ("--model", "--preset", "--device", "--dtype", "--host", "--port", "--lan",
-                 "--user", "--password-file", "--data-dir", "--no-browser"):  # fmt: skip
+                 "--offload", "--gpu-share", "--user", "--password-file", "--data-dir",
+                 "--no-browser"):  # fmt: skip
         assert flag in shown.stdout
