@@ -31,21 +31,43 @@ class LoadProgress:
 
 
 @dataclass(frozen=True)
+class BlockProgress:
+    """Where in a long text, which is read block by block, and how much of all that is done.
+
+    Args:
+        number: The block at hand, from 1.
+        num_blocks: Blocks of the text.
+        share: Of the whole work, both readings of every block, in [0, 1].
+    """
+
+    number: int
+    num_blocks: int
+    share: float
+
+
+@dataclass(frozen=True)
 class PrefillProgress:
     """Tokens read so far of the text given to `prefill`, and seconds since it began."""
 
     num_done: int
     num_total: int
     elapsed_s: float
+    block: BlockProgress | None = None
+    """None where the text is one block."""
 
 
 @dataclass(frozen=True)
 class RereadProgress:
-    """Tokens read again so far to see what matters, of those to read; seconds since that began."""
+    """Tokens read again so far to see what matters, of those to read; seconds since that began.
+
+    In a text of several blocks, seconds since the text began.
+    """
 
     num_done: int
     num_total: int
     elapsed_s: float
+    block: BlockProgress | None = None
+    """None where the text is one block."""
 
 
 @dataclass(frozen=True)
