@@ -113,10 +113,7 @@ class StoredSize:
         config = self.compression
         num_exact = min(num_tokens, config.num_sink_tokens + config.recent_window)
         num_decided = num_tokens - num_exact
-        eviction = config.eviction
-        keep_ratio = 1.0
-        if eviction is not None and num_decided >= eviction.min_span:
-            keep_ratio = eviction.keep_ratio
+        keep_ratio = self._keep_ratio(num_decided)
         narrow = self._plus(num_decided, num_exact, BYTES_UNCOMPRESSED, keep_ratio)
         return narrow._replace(exact=narrow.exact + num_tokens * self._uncoded_bytes)
 
@@ -124,12 +121,13 @@ class StoredSize:
         """Bytes in the middle of a text, with a profile of the model.
 
         Args:
-            num_coded: Tokens that are in pages, or sinks.
+            num_coded: Tokens of earlier blocks, which were decided on and are in pages, or sinks.
             num_exact: Tokens after them, in full precision.
             num_new: Those of them that were read last: windows hold them whole for the moment.
         """
         sinks = min(num_coded, self.compression.num_sink_tokens)
-        parts = self._plus(num_coded - sinks, num_exact, self.value_bytes, 1.0)
+        keep_ratio = self._keep_ratio(num_coded - sinks)
+        parts = self._plus(num_coded - sinks, num_exact, self.value_bytes, keep_ratio)
         sink_bytes = sinks * BYTES_UNCOMPRESSED * self._num_coded_values
         num_tokens = num_coded + num_exact
         exact = parts.exact + sink_bytes + num_tokens * self._uncoded_bytes
@@ -143,6 +141,15 @@ class StoredSize:
         return BYTES_UNCOMPRESSED * sum(
             shape.values_per_token * _num_held(shape, num_tokens) for shape in self.shapes
         )
+
+    @property
+    def exact_bytes_per_token(self) -> int:
+        """One token in full precision, in the layers that have pages."""
+        return self.value_bytes * self._num_coded_values
+
+    def _keep_ratio(self, num_decided: int) -> float:
+        eviction = self.compression.eviction
+        return eviction.keep_ratio if eviction and num_decided >= eviction.min_span else 1.0
 
     def _plus(
         self, num_coded: int, num_exact: int, exact_bytes: int, keep_ratio: float

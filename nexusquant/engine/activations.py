@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 from nexusquant.cache import BLOCK_BYTES, LayerShape
 from nexusquant.engine.prefill import CHUNK_SIZE
 from nexusquant.engine.rereading import LEAD
+from nexusquant.engine.weights import Precision
 
 _FLOAT32 = 4
 # a pair's score, its copy in one tensor for all layers, the sorted copy, and masks
@@ -38,6 +39,8 @@ class ChunkShape:
         vocabulary: Possible tokens.
         value_bytes: Bytes of one number.
         block_bytes: Bound on what attention decodes of pages at a time.
+        unpacked_weight_bytes: The largest layer's weights as numbers to compute with, where they
+            are held in fewer bits.
     """
 
     shapes: tuple[LayerShape, ...]
@@ -47,12 +50,13 @@ class ChunkShape:
     vocabulary: int
     value_bytes: int
     block_bytes: int
+    unpacked_weight_bytes: int = 0
 
     def forward_bytes(self, num_coded: int, num_exact: int, num_new: int) -> int:
         """The largest layer's tensors over `num_new` tokens, and the logits of the last one."""
         attention = max(self._attention(s, num_coded, num_exact, num_new) for s in self.shapes)
         # gate, up and their product
-        mlp = num_new * self.mlp_width * 3 * self.value_bytes
+        mlp = num_new * self.mlp_width * 3 * self.value_bytes + self.unpacked_weight_bytes
         # the residual, and its norm in float32
         residual = num_new * self.hidden_size * (2 * self.value_bytes + 2 * _FLOAT32)
         return residual + max(mlp, attention) + self.logits_bytes
@@ -116,25 +120,27 @@ class ChunkShape:
 
 
 def chunk_shape(
-    config: PreTrainedConfig, shapes: Sequence[LayerShape], value_bytes: int, *, on_gpu: bool
+    config: PreTrainedConfig, shapes: Sequence[LayerShape], precision: Precision, *, on_gpu: bool
 ) -> ChunkShape:
     """Read the sizes off a config.
 
     Args:
         config: Of the model.
         shapes: Its layers.
-        value_bytes: Bytes of one number.
+        precision: What the weights are held in.
         on_gpu: Whether a GPU does it.
     """
     config = config.get_text_config(decoder=True)
+    width, value_bytes = _mlp_width(config), precision.value_bytes
     return ChunkShape(
         tuple(set(shapes)),
         sum(shape.num_kv_heads for shape in shapes if shape.can_be_coded),
         config.hidden_size,
-        _mlp_width(config),
+        width,
         config.vocab_size,
         value_bytes,
         BLOCK_BYTES["cuda" if on_gpu else "cpu"],
+        width * config.hidden_size * value_bytes * precision.is_quantized,
     )
 
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from nexusquant.cache import CompressedCache, ModelProfile
 from nexusquant.config import CompressionConfig, RopeScaling
+from nexusquant.engine.block_size import exact_span
 from nexusquant.engine.blocks import Blocks
 from nexusquant.engine.events import PrefillProgress, RereadProgress
 from nexusquant.engine.prefill import prefill_chunks
@@ -75,7 +76,7 @@ def read_chunks(
         Logits after the last token. [1, vocabulary].
     """
     num_tokens = token_ids.shape[1]
-    blocks = Blocks(num_tokens, cache.config.exact_prefill_tokens, cache.config)
+    blocks = Blocks(num_tokens, exact_span(model, cache, num_tokens), cache.config)
     logits = torch.empty(0)
     for block in blocks.ranges:
         chunks = prefill_chunks(model, token_ids[:, block.start : block.stop], cache)
