@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from transformers import PreTrainedConfig
 
 from nexusquant.cache import BLOCK_BYTES, LayerShape
+from nexusquant.config import PAGE_SIZE
 from nexusquant.engine.prefill import CHUNK_SIZE
 from nexusquant.engine.rereading import LEAD
 from nexusquant.engine.weights import Precision
@@ -55,6 +56,9 @@ class ChunkShape:
     def forward_bytes(self, num_coded: int, num_exact: int, num_new: int) -> int:
         """The largest layer's tensors over `num_new` tokens, and the logits of the last one."""
         attention = max(self._attention(s, num_coded, num_exact, num_new) for s in self.shapes)
+        return self._forward(attention, num_new)
+
+    def _forward(self, attention: int, num_new: int) -> int:
         # gate, up and their product
         mlp = num_new * self.mlp_width * 3 * self.value_bytes + self.unpacked_weight_bytes
         # the residual, and its norm in float32
@@ -69,12 +73,8 @@ class ChunkShape:
     def rereading_bytes(self, num_tokens: int) -> int:
         """A stretch read again: a forward over it, and a score for every pair."""
         num_new = min(num_tokens, CHUNK_SIZE + LEAD)
-        # of a layer in float32: products, and what the softmax makes of them
-        rows = max(shape.num_heads for shape in self.shapes) * num_new
-        weights = rows * 2 * num_new * _FLOAT32 * 2
-        return (
-            self.forward_bytes(0, num_new, num_new) + weights + _FLOAT32 * self._pairs(num_tokens)
-        )
+        attention = max(self._reread_attention(shape, num_new) for shape in self.shapes)
+        return self._forward(attention, num_new) + _FLOAT32 * self._pairs(num_tokens)
 
     def choosing_bytes(self, num_tokens: int) -> int:
         """The scores of all pairs while the best of them are found."""
@@ -96,24 +96,36 @@ class ChunkShape:
             num_coded, num_exact = 0, min(num_exact, shape.sliding_window + num_new)
         one_head = 2 * num_exact * shape.head_dim * self.value_bytes
         query = num_new * shape.num_heads * shape.head_dim * self.value_bytes
-        # the queries, their rotation and what comes out; the layer's vectors joined to new ones
-        attention = 3 * query + shape.num_kv_heads * one_head
+        # the layer's vectors joined to new ones, before they are attended to
+        joining = shape.num_kv_heads * one_head
         if num_coded:
-            joined = num_exact * shape.num_kv_heads * shape.head_dim * 2 * _FLOAT32
+            # the same joined to sinks, whose keys are float32
+            numbers = num_exact * shape.num_kv_heads * shape.head_dim
+            joined = numbers * (_FLOAT32 + self.value_bytes)
             block = self._block(shape, max(num_coded, num_exact), num_new)
-            # queries, their weighted sums and sums to be, in float32
-            rows = 4 * num_new * shape.num_heads * shape.head_dim * _FLOAT32
-            return attention + rows + joined + block
+            # queries and their weighted sums, in float32
+            rows = 2 * num_new * shape.num_heads * shape.head_dim * _FLOAT32
+            return 3 * query + max(joining, rows + joined + block)
         mask = num_new * num_exact * (1 + self.value_bytes)
         # heads of queries that share keys get copies of them where there is a mask
         is_shared = shape.num_heads != shape.num_kv_heads
-        return attention + mask + is_shared * shape.num_heads * one_head
+        # the queries, their rotation and what comes out
+        return 3 * query + max(joining, mask + is_shared * shape.num_heads * one_head)
+
+    def _reread_attention(self, shape: LayerShape, num_new: int) -> int:
+        """Of one layer, in float32: queries, keys and values, products and their softmax."""
+        rows = num_new * shape.num_heads
+        own = num_new * shape.num_kv_heads * shape.head_dim * 2
+        return _FLOAT32 * (rows * (2 * num_new * 2 + 2 * shape.head_dim) + 2 * own) + own * (
+            2 * self.value_bytes
+        )
 
     def _block(self, shape: LayerShape, num_tokens: int, num_new: int) -> int:
-        """A block of decoded pages: keys, values, and logits of every query."""
+        """A block of decoded pages: keys, values, and every query's logits, raised and weights."""
         rows = shape.num_heads // shape.num_kv_heads * num_new
-        per_token = _FLOAT32 * shape.num_kv_heads * (4 * shape.head_dim + 2 * rows)
-        return min(self.block_bytes, num_tokens * per_token)
+        numbers = _FLOAT32 * shape.num_kv_heads
+        most = max(PAGE_SIZE, self.block_bytes // (numbers * (4 * shape.head_dim + 2 * rows)))
+        return min(num_tokens, most) * numbers * (2 * shape.head_dim + 3 * rows)
 
     def _pairs(self, num_tokens: int) -> int:
         return num_tokens * self.num_heads_coded

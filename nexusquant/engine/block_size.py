@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from nexusquant.cache import CompressedCache
 from nexusquant.engine.memory import bytes_for_tensors
-from nexusquant.engine.memory_plan import plan_memory
+from nexusquant.engine.memory_plan import LEAST_EXACT_SPAN, plan_memory
 from nexusquant.engine.weights import Precision, WeightCount
 
 _LOADED_ALREADY = WeightCount(0, 0, 0)
@@ -29,7 +29,7 @@ def exact_span(model: PreTrainedModel, cache: CompressedCache, num_new: int) -> 
     """
     devices = {parameter.device for parameter in model.parameters()}
     gpus = [device for device in devices if device.type == "cuda"]
-    if cache.config.is_off or not gpus:
+    if cache.config.is_off or not gpus or num_new <= LEAST_EXACT_SPAN:
         return cache.config.exact_prefill_tokens
     plan = plan_memory(
         model.config, cache.config, _precision_of(model), weights=_LOADED_ALREADY

@@ -80,21 +80,20 @@ def profile(model):
     return found
 
 
-def run(events):
-    for _ in events:
-        pass
-
-
-def measured_peaks(model, profile, config):
-    """Bytes alive at most while the text is read, and while it is read again and coded."""
-    ids = tiny_models.token_ids(NUM_TOKENS)
+def measured_peaks(model, profile, config, num_tokens=NUM_TOKENS):
+    """Bytes alive at most in chunks that are read, and while text is read again and coded."""
+    ids = tiny_models.token_ids(num_tokens)
+    peaks = {PrefillProgress: 0, RereadProgress: 0}
     with LiveBytes([*model.parameters(), *model.buffers(), ids]) as live:
         cache = CompressedCache(model, config, profile)
-        run(prefill_chunks(model, ids, cache))
-        reading, live.peak = live.peak, live.now
-        run(reread_chunks(model, ids, cache))
-        cache.finish_prefill()
-        return reading, live.peak
+        before = PrefillProgress
+        for event in read_chunks(model, ids, cache):
+            # a block is decided on and coded on the way from its last chunk to the next block
+            coding = before is not PrefillProgress or type(event) is not PrefillProgress
+            kind = RereadProgress if coding else PrefillProgress
+            peaks[kind] = max(peaks[kind], live.peak)
+            before, live.peak = type(event), live.now
+        return peaks[PrefillProgress], max(peaks[RereadProgress], live.peak)
 
 
 @pytest.mark.parametrize("exact_prefill_tokens", [16_384, 1024])
