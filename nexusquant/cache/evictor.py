@@ -92,9 +92,7 @@ class Evictor:
         finally:
             self.is_rereading = False
 
-    def decide(
-        self, waiting: range, num_to_come: int = 0
-    ) -> dict[CompressedLayer, torch.Tensor]:
+    def decide(self, waiting: range, num_to_come: int = 0) -> dict[CompressedLayer, torch.Tensor]:
         """Choose what every layer keeps of the waiting tokens; [H_kv, waiting], bool.
 
         Pinned tokens are kept besides the budget.

@@ -31,9 +31,7 @@ def exact_span(model: PreTrainedModel, cache: CompressedCache, num_new: int) -> 
     gpus = [device for device in devices if device.type == "cuda"]
     if cache.config.is_off or not gpus or num_new <= LEAST_EXACT_SPAN:
         return cache.config.exact_prefill_tokens
-    plan = plan_memory(
-        model.config, cache.config, _precision_of(model), weights=_LOADED_ALREADY
-    )
+    plan = plan_memory(model.config, cache.config, _precision_of(model), weights=_LOADED_ALREADY)
     held = cache.usage().stored_bytes if cache.num_seen_tokens else 0
     # layers are shared out evenly: the fullest card decides
     free = min(map(bytes_for_tensors, gpus)) * len(gpus)
