@@ -1,7 +1,7 @@
 """How much text a capped GPU holds, with and without compression, by what really fits.
 
-A model of Llama-3.1-8B's shape with random weights in 4 bits (which needs bitsandbytes) reads random
-tokens and then answers. Three questions, each with a cap on what torch may take:
+A model of Llama-3.1-8B's shape with random weights in 4 bits (bitsandbytes) reads random tokens and
+then answers. Three questions, each with a cap on what torch may take:
 
 - where plain transformers (`DynamicCache`, chunks of 512 tokens) ends under the cap;
 - whether the presets read and answer over their lengths under the same cap;

@@ -78,7 +78,7 @@ def random_model(shape: str, num_layers: int | None = None) -> PreTrainedModel:
 
 
 def put_in_4_bits(model: PreTrainedModel) -> None:
-    """Quantize the weights of linear layers as `from_pretrained` does, but for the one of logits."""
+    """Quantize the weights of linear layers as `from_pretrained` does, but not the last one's."""
     import bitsandbytes
 
     head = model.get_output_embeddings()

@@ -5,6 +5,7 @@ from nexusquant.engine.chat import ChatSession, Message
 from nexusquant.engine.conversation import Conversation
 from nexusquant.engine.engine import Engine, ModelInfo, load_embedded_model
 from nexusquant.engine.events import (
+    BlockProgress,
     Event,
     Finished,
     FinishReason,
@@ -34,6 +35,7 @@ from nexusquant.engine.worker import Job, JobState, Worker
 __all__ = [
     "DEFAULT_PRESET",
     "KL_LIMIT",
+    "BlockProgress",
     "CacheUsage",
     "ChatSession",
     "Conversation",

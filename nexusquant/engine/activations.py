@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
-from nexusquant.cache import BLOCK_BYTES, LayerShape
+from nexusquant.cache import BLOCK_BYTES, CODED_AT_ONCE, REREAD_BYTES, LayerShape
 from nexusquant.config import PAGE_SIZE
 from nexusquant.engine.prefill import CHUNK_SIZE
 from nexusquant.engine.rereading import LEAD
@@ -22,9 +22,9 @@ _FLOAT32 = 4
 _BYTES_PER_SCORE = 4 + 4 + 4 + 4
 # where each pair of a layer was in the text: three tensors of 64 bits on the way there
 _BYTES_PER_POSITION = 3 * 8
-# exact keys and values, keys bare of their rotation and the products for that, in float32
-_COPIES_WHEN_CODING = 5
-# coding itself goes slice by slice
+# exact vectors, the same bare of their rotation and the products for that, in float32
+_COPIES_WHEN_CODING = 4
+# what becomes of them goes in smaller slices still
 _CODING_SLICE_BYTES = 14 * 2**20
 
 
@@ -81,9 +81,10 @@ class ChunkShape:
         return _BYTES_PER_SCORE * self._pairs(num_tokens)
 
     def coding_bytes(self, num_exact: int) -> int:
-        """One layer's exact vectors on their way into pages."""
-        largest = max(shape.num_kv_heads * shape.head_dim for shape in self.shapes)
-        return max(num_exact * largest * _FLOAT32 * _COPIES_WHEN_CODING, _CODING_SLICE_BYTES)
+        """One layer's exact vectors on their way into pages: those that stay are copied out."""
+        largest = num_exact * max(shape.num_kv_heads * shape.head_dim for shape in self.shapes)
+        in_float32 = min(largest, CODED_AT_ONCE) * _FLOAT32 * _COPIES_WHEN_CODING
+        return 2 * largest * self.value_bytes + max(in_float32, _CODING_SLICE_BYTES)
 
     def decoding_bytes(self, num_tokens: int) -> int:
         """One token's forward: blocks of pages are decoded, up to a bound."""
@@ -114,11 +115,14 @@ class ChunkShape:
 
     def _reread_attention(self, shape: LayerShape, num_new: int) -> int:
         """Of one layer, in float32: queries, keys and values, products and their softmax."""
-        rows = num_new * shape.num_heads
+        of_head = 2 * _FLOAT32 * num_new * 2 * num_new * (shape.num_heads // shape.num_kv_heads)
+        at_once = min(shape.num_kv_heads, max(1, REREAD_BYTES // of_head))
+        # queries and what comes out; keys and values of the stretch and of the tokens themselves
+        query = num_new * shape.num_heads * shape.head_dim
         own = num_new * shape.num_kv_heads * shape.head_dim * 2
-        return _FLOAT32 * (rows * (2 * num_new * 2 + 2 * shape.head_dim) + 2 * own) + own * (
-            2 * self.value_bytes
-        )
+        share = at_once / shape.num_kv_heads
+        wide = round(share * (2 * query + 2 * own)) * _FLOAT32
+        return at_once * of_head + wide + (3 * query + 2 * own) * self.value_bytes
 
     def _block(self, shape: LayerShape, num_tokens: int, num_new: int) -> int:
         """A block of decoded pages: keys, values, and every query's logits, raised and weights."""

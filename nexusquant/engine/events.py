@@ -44,6 +44,10 @@ class BlockProgress:
     num_blocks: int
     share: float
 
+    def left_s(self, elapsed_s: float) -> float | None:
+        """Seconds left for the rest of it, if `elapsed_s` went by; None before any is done."""
+        return elapsed_s * (1 - self.share) / self.share if self.share else None
+
 
 @dataclass(frozen=True)
 class PrefillProgress:

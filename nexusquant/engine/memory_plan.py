@@ -155,7 +155,7 @@ class MemoryPlan:
         return self.with_exact_span(min(LEAST_EXACT_SPAN, self.compression.exact_prefill_tokens))
 
     def exact_span_that_fits(self, num_tokens: int, free_bytes: int) -> int | None:
-        """Most tokens that can be exact at once while so long a text is read; halves of the config's.
+        """Most tokens that can be exact at once while so long a text is read; halves of the most.
 
         A later block sees earlier ones as they are stored: fewer blocks are a little more exact,
         shorter ones make room for a longer text.
