@@ -75,6 +75,8 @@ def read_chunks(
     Returns:
         Logits after the last token. [1, vocabulary].
     """
+    # what a stopped reading left open is no part of this text, and its ids are not known here
+    cache.finish_prefill()
     num_tokens = token_ids.shape[1]
     blocks = Blocks(num_tokens, exact_span(model, cache, num_tokens), cache.config)
     logits = torch.empty(0)
