@@ -126,7 +126,8 @@ def test_a_reading_that_is_stopped_in_any_block_leaves_a_cache_that_goes_on(
     assert 0.25 < cache.usage().kept_share < 0.35
     cache.rewind(mark)
     list(read_chunks(tiny.model, IDS, cache))
-    assert cache.usage() == read_in_blocks(tiny, CONFIG)[0].usage()
+    ranges = [(index, index + 1) for index in range(NUM_TOKENS)]
+    assert cache.kept_shares(ranges) == read_in_blocks(tiny, CONFIG)[0].kept_shares(ranges)
 
 
 def test_a_generator_reads_in_blocks_and_answers(tiny: LoadedModel) -> None:
