@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from nexusquant import PRESETS, ModelProfile
 from nexusquant.cache import CompressedCache
 from nexusquant.engine import Precision, build_profile, plan_memory, read_chunks
+from nexusquant.engine.memory_plan import WORKSPACE_BYTES
 from nexusquant.engine.prefill import forward
 
 PRECISIONS = ["bfloat16", "nf4"]
@@ -107,8 +108,8 @@ def measure(model: PreTrainedModel, profile: ModelProfile, preset: str, length: 
     precision = Precision.NF4 if getattr(model, "is_loaded_in_4bit", False) else Precision.BFLOAT16
     plan = plan_memory(model.config, PRESETS[preset], precision)
     seen = _peak(model, profile, preset, random_ids(model, length))
-    planned = plan.needed_bytes(length) - plan.context_bytes
-    besides = {"planned": planned - plan.weight_bytes, "peak": seen["peak"] - seen["before"]}
+    planned = plan.needed_bytes(length) - plan.context_bytes + WORKSPACE_BYTES
+    besides = plan.cache_peak_bytes(length) / (seen["peak"] - seen["before"])
     return {
         "precision": str(precision),
         "layers": model.config.num_hidden_layers,
@@ -118,7 +119,7 @@ def measure(model: PreTrainedModel, profile: ModelProfile, preset: str, length: 
         "planned": planned,
         **seen,
         "error": round(planned / seen["peak"] - 1, 4),
-        "error_besides_weights": round(besides["planned"] / besides["peak"] - 1, 4),
+        "error_besides_weights": round(besides - 1, 4),
     }
 
 

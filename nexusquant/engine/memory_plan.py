@@ -27,6 +27,10 @@ from nexusquant.engine.weights import Precision, WeightCount, count_weights
 CUDA_CONTEXT_BYTES = 450 * 2**20
 """What the driver, the libraries and their workspaces take before the first tensor."""
 
+WORKSPACE_BYTES = 72 * 2**20
+"""Of these, the workspaces of matrix products, which torch counts among its tensors; measured once
+on an H100 with torch 2.11."""
+
 LEAST_EXACT_SPAN = 1024
 """Shorter blocks would be decided on before a scorer has seen enough of them."""
 
