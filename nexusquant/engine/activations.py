@@ -61,9 +61,10 @@ class ChunkShape:
     def _forward(self, attention: int, num_new: int) -> int:
         # gate, up and their product
         mlp = num_new * self.mlp_width * 3 * self.value_bytes + self.unpacked_weight_bytes
-        # the residual, and its norm in float32
-        residual = num_new * self.hidden_size * (2 * self.value_bytes + 2 * _FLOAT32)
-        return residual + max(mlp, attention) + self.logits_bytes
+        # the residual and its norm; before attention and MLP, the norm in float32
+        width = num_new * self.hidden_size
+        norm = 2 * width * _FLOAT32
+        return 2 * width * self.value_bytes + max(mlp, attention, norm) + self.logits_bytes
 
     @property
     def logits_bytes(self) -> int:
