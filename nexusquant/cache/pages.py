@@ -94,6 +94,19 @@ class PackedPages:
         """Forget what each head holds past its length; the pages stay for later use."""
         self.lengths = list(lengths)
 
+    def keep(self, num_newest: int, kept: torch.Tensor) -> None:
+        """Let go of some of every head's newest vectors, and give back the pages they held.
+
+        Args:
+            num_newest: How many to choose from, N.
+            kept: Which of them stay. [H_kv, N], bool.
+        """
+        starts = [length - num_newest for length in self.lengths]
+        vectors = self.read(starts, num_newest)
+        self.truncate(starts)
+        self.append(*vectors, kept)
+        self.compact()
+
     def compact(self) -> None:
         """Give back pages that no head needs and clear free slots, in one copy of the rest."""
         counts = [pages_for(length) for length in self.lengths]
