@@ -10,6 +10,7 @@ from nexusquant.cache.profile_builder import ProfileBuilder
 from nexusquant.cache.profile_file import load_profile, save_profile
 from nexusquant.cache.saved import load_cache
 from nexusquant.cache.scaled_rope import can_be_scaled, scalings_for
+from nexusquant.cache.steps import CacheSteps, steps_problem
 from nexusquant.cache.storage import fingerprint
 from nexusquant.cache.stored_size import (
     BLOCK_BYTES,
@@ -26,6 +27,7 @@ __all__ = [
     "BLOCK_BYTES",
     "CacheHandle",
     "CacheMark",
+    "CacheSteps",
     "CacheUsage",
     "CompressedCache",
     "LayerShape",
@@ -46,6 +48,7 @@ __all__ = [
     "named_weights",
     "save_profile",
     "scalings_for",
+    "steps_problem",
     "supported_layers",
     "triton_problem",
     "watched_keys",

@@ -95,7 +95,7 @@ class LayerCodec:
             first: Index of the first token.
         """
         if self.keys is not None:
-            keys = _to_float16(keys.float() - self._mean_at(keys, first))
+            keys = to_float16(keys.float() - self.mean_at(keys, first))
         return to_16_bit(keys), to_16_bit(values)
 
     def widen(
@@ -103,7 +103,7 @@ class LayerCodec:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Undo `narrow`; keys come in float32."""
         if self.keys is not None:
-            keys = keys.float() + self._mean_at(keys, first)
+            keys = keys.float() + self.mean_at(keys, first)
         return keys, values
 
     def fitted(
@@ -148,7 +148,8 @@ class LayerCodec:
             cost = cost + rows.mT @ rows / rows.shape[1] / len(_READ_FROM)
         return cost
 
-    def _mean_at(self, keys: torch.Tensor, first: int) -> torch.Tensor:
+    def mean_at(self, keys: torch.Tensor, first: int) -> torch.Tensor:
+        """What `narrow` takes off keys [H_kv, T, D] from token `first` on: their mean, rotated."""
         return self._put_on(self.keys.mean.expand(*keys.shape), _positions(keys, first))
 
     def _take_off(self, keys: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -160,10 +161,11 @@ class LayerCodec:
 
 def to_16_bit(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor in 16 bits: float32 as float16, narrower ones as they are."""
-    return tensor if tensor.dtype != torch.float32 else _to_float16(tensor)
+    return tensor if tensor.dtype != torch.float32 else to_float16(tensor)
 
 
-def _to_float16(tensor: torch.Tensor) -> torch.Tensor:
+def to_float16(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor as float16, of which nothing is infinite."""
     # an infinite key would poison every later token: the largest float16 stands in for it
     largest = torch.finfo(torch.float16).max
     return tensor.clamp(-largest, largest).to(torch.float16)
