@@ -145,7 +145,8 @@ class Generator:
             decode_tok_s=clock.decode_tok_s(),
             usage=cache.usage(),
             memory=self._loaded.memory(),
-            graph_problem=problem,
+            # a CPU's model has its own note
+            graph_problem=problem if self._loaded.device.type == "cuda" else None,
         )
 
 

@@ -20,8 +20,8 @@ class GenerationStats:
         decode_tok_s: New tokens per second after the first; 0.0 with fewer than two.
         usage: The cache at the end of the turn.
         memory: Device and process memory at the end of the turn.
-        graph_problem: Why the steps were started kernel by kernel and not as a CUDA graph; None
-            where they were.
+        graph_problem: Why a GPU's steps were started kernel by kernel and not as a CUDA graph, if
+            they were.
     """
 
     num_prompt_tokens: int
