@@ -21,6 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -62,15 +63,13 @@ def main() -> None:
     profile = build_profile(model, token_ids=torch.randint(0, VOCABULARY, (1, 1024)))
     rows = []
     for num_tokens in options.tokens:
-        row = measure_exact(model, num_tokens, options)
-        rows.append(row | roofline(model, row, bandwidth))
-        print(rows[-1], flush=True)
-        for name in options.presets:
-            row = measure_compressed(model, name, profile, num_tokens, options)
+        exact = measure_exact(model, num_tokens, options)
+        measures = [partial(measure_compressed, model, name, profile) for name in options.presets]
+        for row in (exact, *(measure(num_tokens, options) for measure in measures)):
             row |= roofline(model, row, bandwidth)
-            row["times_dynamic"] = round(row["decode_tok_s"] / rows[0]["decode_tok_s"], 2)
+            row["times_dynamic"] = round(row["decode_tok_s"] / exact["decode_tok_s"], 2)
             rows.append(row)
-            print(rows[-1], flush=True)
+            print(row, flush=True)
     setting = {
         "benchmark": "generation",
         "device": torch.cuda.get_device_name(),
@@ -151,7 +150,8 @@ def measure_exact(model: PreTrainedModel, num_tokens: int, options: argparse.Nam
     token = torch.zeros(1, 1, dtype=torch.int64, device="cuda")
 
     def answer(num_new: int) -> None:
-        cache.crop(num_tokens)
+        # a negative number says how many go
+        cache.crop(num_tokens - cache.get_seq_length())
         mask = torch.ones(1, num_tokens + 1, dtype=torch.int64, device="cuda")
         length = {"max_new_tokens": num_new, "do_sample": False}
         model.generate(token, attention_mask=mask, past_key_values=cache, **length)
