@@ -181,26 +181,26 @@ def measure_compressed(
     mark = cache.mark()
     token = torch.zeros(1, 1, dtype=torch.int64, device="cuda")
     trials = {"graph": RecordingTrial(), "plain": RecordingTrial("for comparison")}
+    problems = {}
 
-    def answer(num_new: int, trial: RecordingTrial) -> None:
+    def answer(num_new: int, kind: str) -> None:
         cache.rewind(mark)
         logits = forward(model, token, cache)
         params = SamplingParams(temperature=0, max_new_tokens=num_new)
-        decoder = Decoder(model, cache, Sampler(params, [0], logits.device), logits, num_new, trial)
+        sampler = Sampler(params, [0], logits.device)
+        decoder = Decoder(model, cache, sampler, logits, num_new, trials[kind])
         for _ in range(num_new):
             decoder.next_id()
         decoder.close()
+        problems[kind] = decoder.problem
 
-    found = {
-        kind: speeds(lambda num_new, trial=trial: answer(num_new, trial), options.new_tokens)
-        for kind, trial in trials.items()
-    }
+    found = {kind: speeds(partial(answer, kind=kind), options.new_tokens) for kind in trials}
     return {
         "cache": name,
         "num_tokens": num_tokens,
         **found["graph"],
         "plain_tok_s": found["plain"]["decode_tok_s"],
-        "graph_problem": trials["graph"].problem,
+        "graph_problem": problems["graph"],
         "cache_bytes": cache.usage().stored_bytes,
     }
 
