@@ -95,7 +95,7 @@ class LayerCodec:
             first: Index of the first token.
         """
         if self.keys is not None:
-            keys = to_float16(keys.float() - self.mean_at(keys, first))
+            keys = _to_float16(keys.float() - self.mean_at(keys, first))
         return to_16_bit(keys), to_16_bit(values)
 
     def widen(
@@ -161,11 +161,10 @@ class LayerCodec:
 
 def to_16_bit(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor in 16 bits: float32 as float16, narrower ones as they are."""
-    return tensor if tensor.dtype != torch.float32 else to_float16(tensor)
+    return tensor if tensor.dtype != torch.float32 else _to_float16(tensor)
 
 
-def to_float16(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor as float16, of which nothing is infinite."""
+def _to_float16(tensor: torch.Tensor) -> torch.Tensor:
     # an infinite key would poison every later token: the largest float16 stands in for it
     largest = torch.finfo(torch.float16).max
     return tensor.clamp(-largest, largest).to(torch.float16)

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nexusquant.cache.codec import to_16_bit, to_float16
 from nexusquant.cache.coding import positions_of, view_of
 from nexusquant.config import PAGE_SIZE
-from nexusquant.kernels import PackedView, packed_attention
+from nexusquant.kernels import PackedView, hold_token, packed_attention
 
 if TYPE_CHECKING:
     from nexusquant.cache.layer import CompressedLayer
@@ -78,6 +77,7 @@ class LayerSteps:
         )
         layer.pages.reserve(num_ahead)
         self._view = _view_with_room(layer, num_ahead)
+        self._wide_keys: torch.Tensor | None = None
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
@@ -86,16 +86,14 @@ class LayerSteps:
 
     def write(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Hold a token's key [H_kv, 1, D] and value [H_kv, 1, D_v] as the window would."""
-        slot = self._clock.slot
-        keys = to_float16(keys - self._means.index_select(1, slot))
-        for buffer, new in zip(self._exact, (keys, to_16_bit(values)), strict=True):
-            buffer.index_copy_(1, slot, new)
+        self._wide_keys = hold_token((keys, values), self._clock.slot, self._exact, self._means)
 
     def attend(self, query: torch.Tensor, scaling: float, softcap: float | None) -> torch.Tensor:
         """Attention of the newest token's queries [H, 1, D] over all held: [H, 1, D_v]."""
-        return packed_attention(
-            query, self._view, *self._wide(), scaling, softcap, self._clock.num_exact
-        )
+        # for this call only: the memory serves the next layer
+        keys, self._wide_keys = self._wide_keys, None
+        exact = (keys, self._exact[1])
+        return packed_attention(query, self._view, *exact, scaling, softcap, self._clock.num_exact)
 
     def turn_page(self, first: int) -> None:
         """Code the oldest page's worth of the newest tokens, of which the first has this index."""
@@ -103,7 +101,8 @@ class LayerSteps:
         places = torch.arange(PAGE_SIZE, device=view.lengths.device)
         index, positions = view.lengths[:, None] + places, first + places
         start, end = self._num_sinks, self._num_sinks + PAGE_SIZE
-        keys, values = (held[:, start:end] for held in self._wide())
+        keys, values = (held[:, start:end] for held in self._exact)
+        keys = keys + self._means[:, start:end]
         codec.encode_into(pages.pools, pages.slots_of(index), keys, values, positions)
         if view.first_position is None:
             view.positions.scatter_(1, index, positions.expand_as(index))
@@ -131,10 +130,6 @@ class LayerSteps:
         layer.pages.count(num_coded)
         layer.code_overflow()
         layer.pages.shrink()
-
-    def _wide(self) -> tuple[torch.Tensor, torch.Tensor]:
-        keys, values = self._exact
-        return keys + self._means, values
 
 
 def _in_buffer(sinks: torch.Tensor, recent: torch.Tensor, num_slots: int) -> torch.Tensor:
