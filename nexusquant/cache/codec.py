@@ -58,6 +58,8 @@ class LayerCodec:
         keys: torch.Tensor,
         values: torch.Tensor,
         positions: torch.Tensor,
+        encoders: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None),
+        is_bad: torch.Tensor | None = None,
     ) -> None:
         """Code keys and values straight into storage.
 
@@ -67,10 +69,13 @@ class LayerCodec:
             keys: [H_kv, T, D] as the model made them.
             values: [H_kv, T, D_v].
             positions: Token indices. [T] or [H_kv, T].
+            encoders: Those of both coders, if they are known already.
+            is_bad: See `kernels.encode_into`.
         """
-        turned = (self.rotary, self.pairing)
+        turned = (self.rotary, self.pairing, encoders[0], is_bad)
         encode_into(pools[0], slots, self.keys, keys, positions, *turned)
-        encode_into(pools[1], slots, self.values, values, positions)
+        plain = (None, Pairing.NONE, encoders[1], is_bad)
+        encode_into(pools[1], slots, self.values, values, positions, *plain)
 
     def decode(
         self,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from nexusquant.cache.codec import LayerCodec
 from nexusquant.cache.coding import positions_of, view_of
 from nexusquant.config import PAGE_SIZE
 from nexusquant.kernels import PackedView, hold_token, packed_attention
@@ -58,6 +59,9 @@ class LayerSteps:
         layer: With coders for keys and no open span; it stands still until `settle`.
         clock: Shared by all layers.
         num_ahead: Tokens that pages are reserved for.
+
+    Attributes:
+        encoders: Of the coders for keys and for values, once they are known.
     """
 
     def __init__(self, layer: CompressedLayer, clock: StepClock, num_ahead: int) -> None:
@@ -78,11 +82,18 @@ class LayerSteps:
         layer.pages.reserve(num_ahead)
         self._view = _view_with_room(layer, num_ahead)
         self._wide_keys: torch.Tensor | None = None
+        self.encoders: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
 
     @property
-    def tensors(self) -> tuple[torch.Tensor, ...]:
+    def codec(self) -> LayerCodec:
+        """The layer's coders."""
+        return self._layer.codec
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor | None, ...]:
         """What is held besides the layer's own tensors."""
-        return (*self._exact, self._means, self._view.lengths, self._view.positions)
+        view = self._view
+        return (*self._exact, self._means, view.lengths, view.positions, *self.encoders)
 
     def write(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Hold a token's key [H_kv, 1, D] and value [H_kv, 1, D_v] as the window would."""
@@ -95,15 +106,21 @@ class LayerSteps:
         exact = (keys, self._exact[1])
         return packed_attention(query, self._view, *exact, scaling, softcap, self._clock.num_exact)
 
-    def turn_page(self, first: int) -> None:
-        """Code the oldest page's worth of the newest tokens, of which the first has this index."""
+    def turn_page(self, first: int, is_bad: torch.Tensor) -> None:
+        """Code the oldest page's worth of the newest tokens.
+
+        Args:
+            first: Index in the text of the first of them.
+            is_bad: Becomes 1 where a vector cannot be coded. [1], int32.
+        """
         codec, pages, view = self._layer.codec, self._layer.pages, self._view
         places = torch.arange(PAGE_SIZE, device=view.lengths.device)
         index, positions = view.lengths[:, None] + places, first + places
         start, end = self._num_sinks, self._num_sinks + PAGE_SIZE
         keys, values = (held[:, start:end] for held in self._exact)
         keys = keys + self._means[:, start:end]
-        codec.encode_into(pages.pools, pages.slots_of(index), keys, values, positions)
+        slots = pages.slots_of(index)
+        codec.encode_into(pages.pools, slots, keys, values, positions, self.encoders, is_bad)
         if view.first_position is None:
             view.positions.scatter_(1, index, positions.expand_as(index))
         view.lengths.add_(PAGE_SIZE)
