@@ -106,7 +106,7 @@ def assert_same(one: CompressedCache, other: CompressedCache) -> None:
             torch.testing.assert_close(here, there, rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("num_new", [1, 5, 64, 200])
+@pytest.mark.parametrize("num_new", [1, 64, 140])
 def test_tokens_and_cache_are_those_of_plain_steps(model, profile, config, num_new) -> None:
     caches = [nexusquant.prefill(model, document, config, profile=profile) for _ in range(2)]
     expected = answer(model, caches[0], Plain(), num_new)
@@ -124,14 +124,14 @@ def test_a_token_started_ahead_is_forgotten(model, profile, config) -> None:
     assert caches[0].usage() == caches[1].usage()
 
 
-def test_rewinding_comes_back_to_the_moment_before_the_steps(model, profile, config) -> None:
-    cache = nexusquant.prefill(model, document, config, profile=profile)
+def test_rewinding_comes_back_to_the_moment_before_the_steps(model, profile) -> None:
+    cache = nexusquant.prefill(model, document, EVICTING, profile=profile)
     mark = cache.mark()
-    first = answer(model, cache, AnyDevice(), 150)
+    first = answer(model, cache, AnyDevice(), 100)
     cache.rewind(mark)
-    assert answer(model, cache, AnyDevice(), 150) == first
+    assert answer(model, cache, AnyDevice(), 100) == first
     cache.rewind(mark)
-    assert answer(model, cache, Plain(), 150) == first
+    assert answer(model, cache, Plain(), 100) == first
 
 
 def test_steps_after_steps_go_on_with_the_text(model, profile) -> None:
@@ -146,8 +146,8 @@ def test_a_short_text_without_pages_gets_its_sinks_and_pages(model, profile, num
     caches = [CompressedCache(model, SAFE, profile) for _ in range(2)]
     for cache in caches:
         forward(model, document[:, :num_prompt], cache)
-    expected = answer(model, caches[0], Plain(), 180)
-    assert answer(model, caches[1], AnyDevice(), 180) == expected
+    expected = answer(model, caches[0], Plain(), 150)
+    assert answer(model, caches[1], AnyDevice(), 150) == expected
     assert_same(*caches)
 
 
@@ -156,8 +156,8 @@ def test_new_buffers_are_made_when_the_reserved_pages_are_full(
 ) -> None:
     monkeypatch.setattr("nexusquant.cache.steps.MOST_AHEAD", 64)
     caches = [nexusquant.prefill(model, document, EVICTING, profile=profile) for _ in range(2)]
-    expected = answer(model, caches[0], Plain(), 250)
-    assert answer(model, caches[1], AnyDevice(), 250) == expected
+    expected = answer(model, caches[0], Plain(), 140)
+    assert answer(model, caches[1], AnyDevice(), 140) == expected
     assert_same(*caches)
 
 
