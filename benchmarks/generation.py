@@ -1,15 +1,21 @@
-"""Reading a text and answering on this GPU: time and memory, with and without compression.
+"""Answering over a long text on this GPU: tokens a second, with and without compression.
 
 The model has the layers of Llama-3.1-8B with random weights in bfloat16, fewer of them if asked.
-`DynamicCache` with SDPA beside our presets. The last line is one JSON document.
+Rows of one length answer after the same number of tokens: transformers' own `generate()` with
+`DynamicCache` and SDPA; each preset through the engine's decoder, as a CUDA graph and kernel by
+kernel. The share of the roofline is the time that reading the weights and the cache once takes at
+the measured copy bandwidth, over the time of a token. With `--fill` the texts are random keys and
+values instead of a prompt that the model reads: the bytes and the kernels are the same. The last
+line is one JSON document.
 
-    python benchmarks/generation.py [--layers 32] [--tokens 8192] [--new-tokens 32]
+    python benchmarks/generation.py [--layers 32] [--tokens 2048 32768] [--new-tokens 128] [--fill]
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import gc
 import json
 import statistics
 import sys
@@ -20,46 +26,59 @@ from pathlib import Path
 
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, Cache, DynamicCache, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from memory_plan import SHAPES
 
 import nexusquant
+from nexusquant.cache import CompressedCache, ModelProfile
+from nexusquant.config import CompressionConfig, SamplingParams
 from nexusquant.engine import build_profile
+from nexusquant.engine.decoding import Decoder, RecordingTrial
+from nexusquant.engine.prefill import forward
+from nexusquant.engine.sampling import Sampler
 
 PRESETS = ("safe", "high", "balanced", "max")
 EXACT_CHUNK = 512
 REPEATS = 3
+WARM_TOKENS = 8
 MOST_TOKENS = 131_072
+COPY_BYTES = 2**31
+VOCABULARY = 128_000
 
 
 def main() -> None:
     """Measure each cache in turn."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=32)
-    parser.add_argument("--tokens", type=int, nargs="+", default=[8192])
-    parser.add_argument("--new-tokens", type=int, default=32)
+    parser.add_argument("--tokens", type=int, nargs="+", default=[2048, 32_768])
+    parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--presets", nargs="+", default=PRESETS, choices=PRESETS)
+    parser.add_argument("--fill", action="store_true")
     options = parser.parse_args()
     model = random_model(options.layers)
-    profile = build_profile(model, token_ids=torch.randint(0, 128_000, (1, 1024)))
+    bandwidth = copy_bandwidth()
+    profile = build_profile(model, token_ids=torch.randint(0, VOCABULARY, (1, 1024)))
     rows = []
     for num_tokens in options.tokens:
-        ids = torch.randint(0, 128_000, (1, num_tokens), device="cuda")
-        readers = {"DynamicCache": partial(read_exactly, model, ids)}
-        for name in PRESETS:
-            config = nexusquant.PRESETS[name]
-            readers[name] = partial(nexusquant.prefill, model, ids, config, profile=profile)
-        for name, read in readers.items():
-            rows.append(measure(model, name, read, num_tokens, options.new_tokens))
-            print(rows[-1], flush=True)
+        exact = measure_exact(model, num_tokens, options)
+        measures = [partial(measure_compressed, model, name, profile) for name in options.presets]
+        for row in (exact, *(measure(num_tokens, options) for measure in measures)):
+            row |= roofline(model, row, bandwidth)
+            row["times_dynamic"] = round(row["decode_tok_s"] / exact["decode_tok_s"], 2)
+            rows.append(row)
+            print(row, flush=True)
     setting = {
         "benchmark": "generation",
         "device": torch.cuda.get_device_name(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "layers": options.layers,
+        "new_tokens": options.new_tokens,
+        "is_filled": options.fill,
+        "copy_gb_s": round(bandwidth / 1e9, 1),
     }
     print(json.dumps({**setting, "rows": rows}))
 
@@ -69,55 +88,138 @@ def random_model(num_layers: int) -> PreTrainedModel:
     config = copy.deepcopy(SHAPES["8B"])
     config.num_hidden_layers, config.max_position_embeddings = num_layers, MOST_TOKENS
     with torch.device("cuda"):
-        return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+    # an answer is as long as it was asked for
+    model.generation_config.eos_token_id = model.generation_config.pad_token_id = None
+    return model
 
 
-@torch.no_grad()
-def read_exactly(model: PreTrainedModel, ids: torch.Tensor) -> DynamicCache:
-    """A text in transformers' own cache."""
-    cache = DynamicCache(config=model.config)
-    for part in ids.split(EXACT_CHUNK, dim=1):
-        model(input_ids=part, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    return cache
+def copy_bandwidth() -> float:
+    """Bytes a second that the GPU reads and writes in a large copy."""
+    source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    seconds = [timed(lambda: target.copy_(source)) for _ in range(5)]
+    return 2 * COPY_BYTES / statistics.median(seconds)
 
 
-def measure(
-    model: PreTrainedModel, name: str, read: Callable[[], Cache], num_tokens: int, num_new: int
-) -> dict:
-    """Seconds to read, tokens a second after that, and bytes: held, and at the peak."""
-    # what runs first compiles kernels
-    answer(model, read(), 4)
+def roofline(model: PreTrainedModel, row: dict, bandwidth: float) -> dict:
+    """How near a row comes to reading everything once. Embeddings are looked up, not read."""
+    head = model.get_output_embeddings().weight
+    inner = model.get_decoder().layers.parameters()
+    num_bytes = head.nbytes + sum(weight.nbytes for weight in inner) + row["cache_bytes"]
+    return {"share_of_roofline": round(row["decode_tok_s"] * num_bytes / bandwidth, 3)}
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds of `work`, the GPU's included."""
     torch.cuda.synchronize()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
     started = time.perf_counter()
-    cache = read()
+    work()
     torch.cuda.synchronize()
-    read_s = time.perf_counter() - started
-    held = torch.cuda.memory_allocated() - before
-    peak = torch.cuda.max_memory_allocated() - before
-    speeds = [answer(model, cache, num_new) for _ in range(REPEATS)]
+    return time.perf_counter() - started
+
+
+def speeds(answer: Callable[[int], object], num_new: int) -> dict:
+    """Tokens a second: the median and the range. What runs first compiles kernels."""
+    answer(WARM_TOKENS)
+    found = [num_new / timed(lambda: answer(num_new)) for _ in range(REPEATS)]
     return {
-        "cache": name,
-        "num_tokens": num_tokens,
-        "read_s": round(read_s, 3),
-        "decode_tok_s": round(statistics.median(speeds), 2),
-        "held_bytes": held,
-        "peak_bytes": peak,
+        "decode_tok_s": round(statistics.median(found), 2),
+        "range_tok_s": [round(min(found), 2), round(max(found), 2)],
     }
 
 
+def random_vectors(model: PreTrainedModel, num_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values of one layer. [1, H_kv, T, D] each."""
+    config = model.config
+    shape = (1, config.num_key_value_heads, num_tokens, config.head_dim)
+    return tuple(torch.randn(shape, device="cuda", dtype=model.dtype) for _ in range(2))
+
+
 @torch.no_grad()
-def answer(model: PreTrainedModel, cache: Cache, num_new: int) -> float:
-    """Tokens a second, one after the other, as `generate` makes them."""
+def measure_exact(model: PreTrainedModel, num_tokens: int, options: argparse.Namespace) -> dict:
+    """`generate()` of transformers with its own cache."""
+    cache = DynamicCache(config=model.config)
+    if options.fill:
+        for index in range(options.layers):
+            cache.update(*random_vectors(model, num_tokens), index)
+    else:
+        ids = torch.randint(0, VOCABULARY, (1, num_tokens), device="cuda")
+        for part in ids.split(EXACT_CHUNK, dim=1):
+            model(input_ids=part, past_key_values=cache, use_cache=True, logits_to_keep=1)
     token = torch.zeros(1, 1, dtype=torch.int64, device="cuda")
-    torch.cuda.synchronize()
-    started = time.perf_counter()
-    for _ in range(num_new):
-        output = model(input_ids=token, past_key_values=cache, use_cache=True)
-        token = output.logits[:, -1:].argmax(dim=-1)
-    torch.cuda.synchronize()
-    return num_new / (time.perf_counter() - started)
+
+    def answer(num_new: int) -> None:
+        # a negative number says how many go
+        cache.crop(num_tokens - cache.get_seq_length())
+        mask = torch.ones(1, num_tokens + 1, dtype=torch.int64, device="cuda")
+        length = {"max_new_tokens": num_new, "do_sample": False}
+        model.generate(token, attention_mask=mask, past_key_values=cache, **length)
+
+    found = speeds(answer, options.new_tokens)
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    return {"cache": "DynamicCache", "num_tokens": num_tokens, **found, "cache_bytes": held}
+
+
+@torch.no_grad()
+def measure_compressed(
+    model: PreTrainedModel,
+    name: str,
+    profile: ModelProfile,
+    num_tokens: int,
+    options: argparse.Namespace,
+) -> dict:
+    """The engine's decoder over a compressed cache: as a graph, and kernel by kernel."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    config = nexusquant.PRESETS[name]
+    if options.fill:
+        cache = filled(model, config, profile, num_tokens)
+    else:
+        ids = torch.randint(0, VOCABULARY, (1, num_tokens), device="cuda")
+        cache = nexusquant.prefill(model, ids, config, profile=profile)
+    mark = cache.mark()
+    token = torch.zeros(1, 1, dtype=torch.int64, device="cuda")
+    trials = {"graph": RecordingTrial(), "plain": RecordingTrial("for comparison")}
+    problems = {}
+
+    def answer(num_new: int, kind: str) -> None:
+        cache.rewind(mark)
+        logits = forward(model, token, cache)
+        params = SamplingParams(temperature=0, max_new_tokens=num_new)
+        sampler = Sampler(params, [0], logits.device)
+        decoder = Decoder(model, cache, sampler, logits, num_new, trials[kind])
+        for _ in range(num_new):
+            decoder.next_id()
+        decoder.close()
+        problems[kind] = decoder.problem
+
+    found = {kind: speeds(partial(answer, kind=kind), options.new_tokens) for kind in trials}
+    return {
+        "cache": name,
+        "num_tokens": num_tokens,
+        **found["graph"],
+        "plain_tok_s": found["plain"]["decode_tok_s"],
+        "graph_problem": problems["graph"],
+        "cache_bytes": cache.usage().stored_bytes,
+    }
+
+
+def filled(
+    model: PreTrainedModel, config: CompressionConfig, profile: ModelProfile, num_tokens: int
+) -> CompressedCache:
+    """A compressed cache of random keys and values, of which random ones are kept."""
+    cache = CompressedCache(model, config, profile)
+    num_free = num_tokens - config.num_sink_tokens - config.recent_window
+    for layer in cache.layers:
+        keys, values = random_vectors(model, num_tokens)
+        layer.update(keys, values)
+        kept = None
+        if config.eviction is not None:
+            shape = (keys.shape[1], num_free)
+            kept = torch.rand(shape, device="cuda") < config.eviction.keep_ratio
+        layer.commit(kept)
+    return cache
 
 
 if __name__ == "__main__":

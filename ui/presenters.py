@@ -135,6 +135,7 @@ def turn_figures(stats: GenerationStats) -> list[tuple[str, str]]:
         ("Read", f"{count(stats.num_prompt_tokens)} tokens, {rate(stats.prefill_tok_s)}"),
         ("First token", seconds(stats.ttft_s)),
         ("Answer", f"{count(stats.num_new_tokens)} tokens, {rate(stats.decode_tok_s)}"),
+        *_steps(stats),
         ("KV cache", byte_size(usage.stored_bytes)),
         ("In 16 bits", byte_size(usage.uncompressed_bytes)),
         ("Measured factor", factor(usage.compression_factor)),
@@ -142,6 +143,13 @@ def turn_figures(stats: GenerationStats) -> list[tuple[str, str]]:
         ("This program", byte_size(memory.process_bytes)),
         ("Device", f"{byte_size(used)} of {byte_size(memory.device_total_bytes)}"),
     ]
+
+
+def _steps(stats: GenerationStats) -> list[tuple[str, str]]:
+    """Why the kernels of a GPU were started one by one, if they were."""
+    if stats.graph_problem is None:
+        return []
+    return [("Steps", f"slower than they could be, not one CUDA graph: {stats.graph_problem}")]
 
 
 def finish_note(reason: FinishReason) -> str:

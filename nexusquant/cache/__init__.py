@@ -12,6 +12,7 @@ from nexusquant.cache.profile_file import load_profile, save_profile
 from nexusquant.cache.rereading import REREAD_BYTES
 from nexusquant.cache.saved import load_cache
 from nexusquant.cache.scaled_rope import can_be_scaled, scalings_for
+from nexusquant.cache.steps import CacheSteps, steps_problem
 from nexusquant.cache.storage import fingerprint
 from nexusquant.cache.stored_size import (
     BLOCK_BYTES,
@@ -30,6 +31,7 @@ __all__ = [
     "REREAD_BYTES",
     "CacheHandle",
     "CacheMark",
+    "CacheSteps",
     "CacheUsage",
     "CompressedCache",
     "LayerShape",
@@ -50,6 +52,7 @@ __all__ = [
     "named_weights",
     "save_profile",
     "scalings_for",
+    "steps_problem",
     "supported_layers",
     "triton_problem",
     "watched_keys",

@@ -62,6 +62,8 @@ class LayerCodec:
         keys: torch.Tensor,
         values: torch.Tensor,
         positions: torch.Tensor,
+        encoders: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None),
+        is_bad: torch.Tensor | None = None,
     ) -> None:
         """Code keys and values straight into storage, some at a time: it takes float32 copies.
 
@@ -71,15 +73,18 @@ class LayerCodec:
             keys: [H_kv, T, D] as the model made them.
             values: [H_kv, T, D_v].
             positions: Token indices. [T] or [H_kv, T].
+            encoders: Those of both coders, if they are known already.
+            is_bad: See `kernels.encode_into`.
         """
-        turned = (self.rotary, self.pairing)
+        turned = (self.rotary, self.pairing, encoders[0], is_bad)
+        plain = (None, Pairing.NONE, encoders[1], is_bad)
         num_heads, num_tokens, dim = keys.shape
         at_once = max(PAGE_SIZE, CODED_AT_ONCE // (num_heads * dim))
         for first in range(0, num_tokens, at_once):
             part = slice(first, first + at_once)
             own = (slots[:, part], positions[..., part])
             encode_into(pools[0], own[0], self.keys, keys[:, part], own[1], *turned)
-            encode_into(pools[1], own[0], self.values, values[:, part], own[1])
+            encode_into(pools[1], own[0], self.values, values[:, part], own[1], *plain)
 
     def decode(
         self,
@@ -104,7 +109,7 @@ class LayerCodec:
             first: Index of the first token.
         """
         if self.keys is not None:
-            keys = _to_float16(keys.float() - self._mean_at(keys, first))
+            keys = _to_float16(keys.float() - self.mean_at(keys, first))
         return to_16_bit(keys), to_16_bit(values)
 
     def widen(
@@ -112,7 +117,7 @@ class LayerCodec:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Undo `narrow`; keys come in float32."""
         if self.keys is not None:
-            keys = keys.float() + self._mean_at(keys, first)
+            keys = keys.float() + self.mean_at(keys, first)
         return keys, values
 
     def fitted(
@@ -157,7 +162,8 @@ class LayerCodec:
             cost = cost + rows.mT @ rows / rows.shape[1] / len(_READ_FROM)
         return cost
 
-    def _mean_at(self, keys: torch.Tensor, first: int) -> torch.Tensor:
+    def mean_at(self, keys: torch.Tensor, first: int) -> torch.Tensor:
+        """What `narrow` takes off keys [H_kv, T, D] from token `first` on: their mean, rotated."""
         return self._put_on(self.keys.mean.expand(*keys.shape), _positions(keys, first))
 
     def _take_off(self, keys: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

@@ -17,9 +17,11 @@ import torch
 
 from nexusquant.cache.attention import CacheHandle
 from nexusquant.cache.codec import FIT_QUERIES, LayerCodec
+from nexusquant.cache.coding import code_tokens, positions_of, view_of
 from nexusquant.cache.hf_compat import CacheLayerMixin, causal_sdpa
-from nexusquant.cache.kept import KeptTokens, indices_of
+from nexusquant.cache.kept import KeptTokens
 from nexusquant.cache.layer_mark import LayerMark
+from nexusquant.cache.layer_steps import LayerSteps
 from nexusquant.cache.pages import PackedPages
 from nexusquant.config import PAGE_SIZE, CompressionConfig
 from nexusquant.kernels import PackedView, packed_attention
@@ -51,6 +53,8 @@ class CompressedLayer(CacheLayerMixin):
         self.pages: PackedPages | None = None
         self.codec = self.blank_codec
         self.is_initialized = False
+        # what new tokens go to instead while they come one by one in buffers (`CacheSteps`)
+        self.steps: LayerSteps | None = None
         self._close_span()
 
     def _close_span(self) -> None:
@@ -93,6 +97,10 @@ class CompressedLayer(CacheLayerMixin):
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object
     ) -> tuple[CacheHandle, CacheHandle]:
         """Hold new keys and values exactly, and return handles for the attention function."""
+        handle = CacheHandle(self)
+        if self.steps is not None:
+            self.steps.write(key_states[0], value_states[0])
+            return handle, handle
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         new = (key_states[0], value_states[0])
@@ -105,7 +113,6 @@ class CompressedLayer(CacheLayerMixin):
             new = self.codec.narrow(*new, first=self.num_seen)
         self.recent = _join(self.recent, new)
         self.num_seen += key_states.shape[2]
-        handle = CacheHandle(self)
         return handle, handle
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -124,6 +131,8 @@ class CompressedLayer(CacheLayerMixin):
         self, module: torch.nn.Module, query: torch.Tensor, scaling: float, softcap: float | None
     ) -> torch.Tensor:
         """Attention of the newest tokens' queries [1, H, T, D] over all held: [1, T, H, D_v]."""
+        if self.steps is not None:
+            return self.steps.attend(query[0], scaling, softcap).transpose(0, 1)[None]
         self._observe(query[0], scaling)
         nothing_coded = self.kept.num_tokens == 0
         if nothing_coded and self.sinks[0].shape[1] == 0 and softcap is None:
@@ -133,7 +142,7 @@ class CompressedLayer(CacheLayerMixin):
             view = None if nothing_coded else self._packed_view()
             output = packed_attention(query[0], view, *self._all_exact(), scaling, softcap)
             output = output.transpose(0, 1)[None]
-        self._code_overflow()
+        self.code_overflow()
         return output
 
     def _wide_recent(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -146,13 +155,11 @@ class CompressedLayer(CacheLayerMixin):
         return _join(sinks, self._wide_recent())
 
     def _packed_view(self) -> PackedView:
-        pages, codec = self.pages, self.codec
-        first, device = self.sinks[0].shape[1], pages.page_table.device
-        positions = self.kept.positions(first, pages.lengths, device)
-        lengths = torch.tensor(pages.lengths, device=device)
-        stored = (pages.keys, pages.values, pages.page_table, lengths, positions)
-        coders = (codec.keys, codec.values, codec.rotary, codec.pairing)
-        return PackedView(*stored, *coders, first if self.kept.is_whole else None)
+        first, device = self.sinks[0].shape[1], self.pages.page_table.device
+        positions = positions_of(self.kept, first, self.pages.lengths, 0, device)
+        lengths = torch.tensor(self.pages.lengths, device=device)
+        whole_from = first if self.kept.is_whole else None
+        return view_of(self.pages, self.codec, lengths, positions, whole_from)
 
     def _observe(self, query: torch.Tensor, scaling: float) -> None:
         """Remember the newest queries of the span for the scorer."""
@@ -164,7 +171,7 @@ class CompressedLayer(CacheLayerMixin):
             queries = query if self.queries is None else torch.cat([self.queries, query], dim=1)
             self.queries = queries[:, -window:].clone()
 
-    def _code_overflow(self) -> None:
+    def code_overflow(self) -> None:
         """Code what no longer fits: a page's worth past the window, or too long a span."""
         limit = self.config.recent_window + PAGE_SIZE - 1
         if self.span_start is not None:
@@ -247,19 +254,9 @@ class CompressedLayer(CacheLayerMixin):
         if count <= 0:
             return
         start = token - self.first_recent
-        vectors = [held[:, start : start + count] for held in self._wide_recent()]
+        keys, values = (held[:, start : start + count] for held in self._wide_recent())
         self.kept = self.kept.append(count, kept)
-        positions = torch.arange(token, token + count, device=vectors[0].device)
-        if kept is not None:
-            # what goes is not coded: every head's own tokens, then filled up to the longest head's
-            index, kept = indices_of(kept)
-            vectors = [
-                held.gather(1, index.unsqueeze(-1).expand(-1, -1, held.shape[-1]))
-                for held in vectors
-            ]
-            positions = positions[index]
-        with self.pages.slots_for(vectors[0].shape[1], kept) as slots:
-            self.codec.encode_into(self.pages.pools, slots, *vectors, positions)
+        code_tokens(self.pages, self.codec, (keys, values), token, kept)
 
     def _fit(self) -> None:
         """Fit the keys' basis to the exact tokens at hand: there is no profile of the model."""
@@ -282,6 +279,7 @@ class CompressedLayer(CacheLayerMixin):
             self.reset()
             return
         self.num_seen, self.sinks, self.recent = mark.num_seen, mark.sinks, mark.recent
+        self.steps = None
         self.kept, self.codec = mark.kept, mark.codec
         if not mark.page_lengths:
             self.pages = None

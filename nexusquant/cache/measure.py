@@ -99,6 +99,8 @@ def _add_layer(ledger: _Ledger, layer: CacheLayerMixin) -> None:
         ledger.add("sliding-window layers", (layer.keys, layer.values, window))
         return
     ledger.add("exact", (*layer.sinks, *layer.recent))
+    if layer.steps is not None:
+        ledger.add("buffers of the answer", layer.steps.tensors)
     ledger.add("queries of the open span", (layer.queries,))
     if layer.pages is not None:
         ledger.add("codes", (*layer.pages.keys, *layer.pages.values))

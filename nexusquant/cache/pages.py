@@ -77,9 +77,17 @@ class PackedPages:
         starts = torch.tensor(self.lengths, device=device)
         # one that is not taken gets the index of the one before it, if there is any
         index = (starts[:, None] + kept.cumsum(dim=1) - 1).clamp(min=0)
-        slots = self._slots_of(index) if any(lengths) else index
+        slots = self.slots_of(index) if any(lengths) else index
         yield slots.masked_fill(~kept, -1)
         self.lengths = lengths
+
+    def reserve(self, num_vectors: int) -> None:
+        """Give every head the pages of so many vectors to come: until then none moves."""
+        self._reserve([length + num_vectors for length in self.lengths])
+
+    def count(self, num_vectors: int) -> None:
+        """Hold vectors that were written to places of pages in reserve; the same in every head."""
+        self.lengths = [length + num_vectors for length in self.lengths]
 
     def read(self, starts: Sequence[int], num_vectors: int) -> tuple[PackedVectors, PackedVectors]:
         """Copy out `num_vectors` keys and values of each head from its index in `starts` on."""
@@ -87,7 +95,7 @@ class PackedPages:
         index = torch.tensor(list(starts), device=device)[:, None] + torch.arange(
             num_vectors, device=device
         )
-        slots = self._slots_of(index)
+        slots = self.slots_of(index)
         return _take(self.keys, slots), _take(self.values, slots)
 
     def truncate(self, lengths: Sequence[int]) -> None:
@@ -106,6 +114,11 @@ class PackedPages:
         self.truncate(starts)
         self.append(*vectors, kept)
         self.compact()
+
+    def shrink(self) -> None:
+        """Give back pages that no head needs, if there are any."""
+        if self.keys.scales.shape[0] > sum(map(pages_for, self.lengths)):
+            self.compact()
 
     def compact(self) -> None:
         """Give back pages that no head needs and clear free slots, in one copy of the rest."""
@@ -162,7 +175,7 @@ class PackedPages:
         self.keys, self.values = keys, values
         self.page_table, self.lengths = page_table, list(lengths)
 
-    def _slots_of(self, index: torch.Tensor) -> torch.Tensor:
+    def slots_of(self, index: torch.Tensor) -> torch.Tensor:
         """Places of each head's vectors by their indices. [H_kv, N]."""
         page = self.page_table.long().gather(1, index // PAGE_SIZE)
         return page * PAGE_SIZE + index % PAGE_SIZE

@@ -9,11 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Generator as Events
 from collections.abc import Sequence
+from contextlib import closing
 
 import torch
 
 from nexusquant.cache import CompressedCache
 from nexusquant.config import RopeScaling, SamplingParams
+from nexusquant.engine.decoding import Decoder
 from nexusquant.engine.detokenizer import Detokenizer
 from nexusquant.engine.events import (
     Finished,
@@ -23,7 +25,6 @@ from nexusquant.engine.events import (
     TextDelta,
 )
 from nexusquant.engine.model_loader import LoadedModel
-from nexusquant.engine.prefill import forward
 from nexusquant.engine.reading import read_chunks
 from nexusquant.engine.rereading import reread_chunks
 from nexusquant.engine.sampling import Sampler
@@ -112,30 +113,19 @@ class Generator:
         sampler = Sampler(params, token_ids, logits.device)
         text = Detokenizer(self._loaded.tokenizer, params.stop)
         new_ids: list[int] = []
+        most = min(params.max_new_tokens, self._context_length - cache.num_seen_tokens + 1)
+        model, trial = self._loaded.model, self._loaded.trial
+        decoder = Decoder(model, cache, sampler, logits, most, trial)
         reason = None
-        while reason is None:
-            new_ids.append(sampler.next_token(logits))
-            clock.token_done()
-            is_end = new_ids[-1] in self._loaded.end_ids
-            yield TextDelta("" if is_end else text.add(new_ids[-1]))
-            reason = self._finish_reason(is_end or text.is_stopped, len(new_ids), cache, params)
-            if reason is None:
-                logits = forward(
-                    self._loaded.model, torch.tensor([new_ids[-1:]]).to(logits.device), cache
-                )
+        with closing(decoder):
+            while reason is None:
+                new_ids.append(decoder.next_id())
+                clock.token_done()
+                is_end = new_ids[-1] in self._loaded.end_ids
+                yield TextDelta("" if is_end else text.add(new_ids[-1]))
+                reason = _finish_reason(is_end or text.is_stopped, len(new_ids), most, params)
         yield TextDelta(text.finish())
-        yield Finished(reason, self._stats(clock, cache), tuple(new_ids))
-
-    def _finish_reason(
-        self, is_end: bool, num_new: int, cache: CompressedCache, params: SamplingParams
-    ) -> FinishReason | None:
-        if is_end:
-            return FinishReason.END
-        if num_new >= params.max_new_tokens:
-            return FinishReason.LENGTH
-        if cache.num_seen_tokens >= self._context_length:
-            return FinishReason.CONTEXT
-        return None
+        yield Finished(reason, self._stats(clock, cache, decoder.problem), tuple(new_ids))
 
     def _check_room(self, num_new: int, cache: CompressedCache) -> None:
         if num_new == 0:
@@ -144,7 +134,9 @@ class Generator:
         if needed > self._context_length:
             raise _too_long(needed, self._context_length, self._loaded.scalings_for(needed))
 
-    def _stats(self, clock: _TurnClock, cache: CompressedCache) -> GenerationStats:
+    def _stats(
+        self, clock: _TurnClock, cache: CompressedCache, problem: str | None
+    ) -> GenerationStats:
         return GenerationStats(
             num_prompt_tokens=clock.num_prompt,
             num_new_tokens=clock.num_new,
@@ -153,7 +145,19 @@ class Generator:
             decode_tok_s=clock.decode_tok_s(),
             usage=cache.usage(),
             memory=self._loaded.memory(),
+            # a CPU's model has its own note
+            graph_problem=problem if self._loaded.device.type == "cuda" else None,
         )
+
+
+def _finish_reason(
+    is_end: bool, num_new: int, most: int, params: SamplingParams
+) -> FinishReason | None:
+    if is_end:
+        return FinishReason.END
+    if num_new >= params.max_new_tokens:
+        return FinishReason.LENGTH
+    return FinishReason.CONTEXT if num_new >= most else None
 
 
 def _too_long(

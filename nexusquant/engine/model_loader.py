@@ -7,7 +7,7 @@ never runs code that came with a model.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -29,6 +29,7 @@ from nexusquant.cache import (
     supported_layers,
 )
 from nexusquant.config import RopeScaling
+from nexusquant.engine.decoding import RecordingTrial
 from nexusquant.engine.devices import choose_device, devices_of, kernel_notes
 from nexusquant.engine.memory import MemoryReading, read_memory
 from nexusquant.engine.placement import Card, Placement, place_weights
@@ -54,6 +55,7 @@ class LoadedModel:
         notes: What is not as it was asked for, in sentences.
         profile: How its keys are coded; None has every text fit them anew.
         other_devices: Where its later layers run, if not on `device`.
+        trial: Whether its steps can be recorded, once an answer tried.
     """
 
     name: str
@@ -65,6 +67,7 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
     profile: ModelProfile | None = None
     other_devices: tuple[torch.device, ...] = ()
+    trial: RecordingTrial = field(default_factory=RecordingTrial)
 
     def memory(self) -> MemoryReading:
         """Memory of the devices that it runs on."""

@@ -21,10 +21,10 @@ from nexusquant.config import SamplingParams
 
 
 class Sampler:
-    """Chooses tokens one after the other.
+    """Chooses tokens one after the other, without a question to the device.
 
     Args:
-        params: How to choose.
+        params: How to choose, and how many tokens at most.
         prompt_ids: Tokens that count as used for the repetition penalty.
         device: Where the logits are.
     """
@@ -34,22 +34,39 @@ class Sampler:
     ) -> None:
         self._params = params
         self._processors = _make_processors(params)
-        self._used = torch.tensor([list(prompt_ids)], dtype=torch.long, device=device)
-        self._random = torch.Generator(device=device)
+        # as long as it will ever be; what is not there yet repeats what is
+        filler = list(prompt_ids[:1]) * params.max_new_tokens
+        self._used = torch.tensor([[*prompt_ids, *filler]], dtype=torch.long, device=device)
+        self._num_used = torch.tensor(len(prompt_ids), device=device)
+        self.random = torch.Generator(device=device)
         if params.seed is None:
-            self._random.seed()
+            self.random.seed()
         else:
-            self._random.manual_seed(params.seed)
+            self.random.manual_seed(params.seed)
 
-    def next_token(self, logits: torch.Tensor) -> int:
-        """Choose from logits [1, vocabulary] and remember the choice."""
+    def next_token(self, logits: torch.Tensor) -> torch.Tensor:
+        """Choose from logits [1, vocabulary] and remember the choice. [1, 1], int64."""
         scores = self._processors(self._used, logits.float())
         if self._params.temperature == 0:
             token = scores.argmax(dim=-1, keepdim=True)
         else:
-            token = torch.multinomial(scores.softmax(dim=-1), 1, generator=self._random)
-        self._used = torch.cat([self._used, token], dim=1)
-        return int(token)
+            token = self._draw(scores.softmax(dim=-1))
+        if self._params.repetition_penalty != 1:
+            self._remember(token)
+        return token
+
+    def _draw(self, weights: torch.Tensor) -> torch.Tensor:
+        # what torch.multinomial does for one number, less its look at the weights
+        return (weights / torch.empty_like(weights).exponential_(generator=self.random)).argmax(
+            dim=-1, keepdim=True
+        )
+
+    def _remember(self, token: torch.Tensor) -> None:
+        if self._used.shape[1] == 0:
+            self._used = token.repeat(1, self._params.max_new_tokens)
+        places = torch.arange(self._used.shape[1], device=token.device)
+        self._used.copy_(torch.where(places < self._num_used, self._used, token))
+        self._num_used.add_(1)
 
 
 def _make_processors(params: SamplingParams) -> LogitsProcessorList:

@@ -20,6 +20,8 @@ class GenerationStats:
         decode_tok_s: New tokens per second after the first; 0.0 with fewer than two.
         usage: The cache at the end of the turn.
         memory: Device and process memory at the end of the turn.
+        graph_problem: Why a GPU's steps were started kernel by kernel and not as a CUDA graph, if
+            they were.
     """
 
     num_prompt_tokens: int
@@ -29,3 +31,4 @@ class GenerationStats:
     decode_tok_s: float
     usage: CacheUsage
     memory: MemoryReading
+    graph_problem: str | None = None

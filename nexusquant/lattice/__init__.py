@@ -3,6 +3,7 @@
 from nexusquant.lattice.box_code import GAUSSIAN_ERROR, STEP_PER_RMS, decode_box, encode_box
 from nexusquant.lattice.dither import token_signs
 from nexusquant.lattice.e8 import is_lattice_point, nearest_point
+from nexusquant.lattice.encoders import encoders_of
 from nexusquant.lattice.key_basis import KeyBasis, fit_key_basis, key_quantizer, share_bits
 from nexusquant.lattice.log_scale import decode_scale, encode_scale, scale_table
 from nexusquant.lattice.packing import PackedVectors, pack_fields, unpack_fields
@@ -25,6 +26,7 @@ __all__ = [
     "decode_scale",
     "encode_box",
     "encode_scale",
+    "encoders_of",
     "fit_key_basis",
     "is_lattice_point",
     "key_quantizer",

@@ -136,14 +136,16 @@ class E8Quantizer:
     @property
     def decoder(self) -> Tensor:
         """The basis rows of stored coordinates. [..., num_coded, D], float32."""
-        return self._rows(self.num_coded)
+        return self.rows(self.num_coded)
 
     @property
     def encoder(self) -> Tensor:
         """What gives the stored coordinates; undoes the rounded basis. [..., D, num_coded]."""
-        return torch.linalg.inv(self._rows(self.dim).double())[..., : self.num_coded].float()
+        return torch.linalg.inv(self.rows(self.dim).double())[..., : self.num_coded].float()
 
-    def encode(self, vectors: Tensor, positions: Tensor | None = None) -> PackedVectors:
+    def encode(
+        self, vectors: Tensor, positions: Tensor | None = None, encoder: Tensor | None = None
+    ) -> PackedVectors:
         """Code vectors so that, up to the rounding of the scale, <x, x_hat> = <x, x>.
 
         A coarse nearest-point code shrinks what it codes; setting the stored scale by the inner
@@ -156,6 +158,7 @@ class E8Quantizer:
             vectors: Vectors to code. [..., N, D], floating, finite, on the basis's device.
             positions: Token index of each, needed again to decode it; None means all even. [N] or
                 [..., N], integer.
+            encoder: `encoder`, if that is known already.
 
         Returns:
             The packed vectors.
@@ -167,7 +170,7 @@ class E8Quantizer:
         *batch, num_vectors, _ = vectors.shape
         codes = vectors.new_empty(*batch, num_vectors, sum(self.widths), dtype=torch.uint8)
         scales = vectors.new_empty(*batch, num_vectors, dtype=torch.uint8)
-        encoder = self.encoder
+        encoder = self.encoder if encoder is None else encoder
         values_per_row = max(1, vectors[..., :1, :].numel())
         rows = max(1, _VALUES_PER_SLICE // values_per_row)
         for start in range(0, num_vectors, rows):
@@ -219,7 +222,8 @@ class E8Quantizer:
         scales = decode_scale(packed.scales, dtype)
         return points, scales if positions is None else scales * token_signs(positions).to(dtype)
 
-    def _rows(self, count: int) -> Tensor:
+    def rows(self, count: int) -> Tensor:
+        """The first rows of the basis. [..., count, D], float32."""
         return self.basis[..., :count, :].float().mul_(self.column_units.unsqueeze(-2))
 
     def _encode_steps(self, y: Tensor) -> PackedVectors:

@@ -15,7 +15,7 @@ def draw(params: SamplingParams, count: int = 50, prompt: tuple[int, ...] = ()) 
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(1, 40, generator=generator)
     sampler = Sampler(params, prompt, CPU)
-    return [sampler.next_token(logits) for _ in range(count)]
+    return [int(sampler.next_token(logits)) for _ in range(count)]
 
 
 def best(count: int) -> set[int]:
@@ -42,6 +42,15 @@ def test_a_seed_does_not_touch_the_global_random_numbers() -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_draws_are_those_of_multinomial() -> None:
+    logits = torch.randn(1, 40, generator=torch.Generator().manual_seed(1))
+    sampler = Sampler(SamplingParams(temperature=0.8, top_p=1, seed=7), (1,), CPU)
+    random = torch.Generator().manual_seed(7)
+    for _ in range(100):
+        expected = torch.multinomial((logits / 0.8).softmax(dim=-1), 1, generator=random)
+        assert torch.equal(sampler.next_token(logits), expected)
+
+
 def test_top_k_draws_only_the_k_likeliest() -> None:
     drawn = set(draw(SamplingParams(temperature=3, top_p=1, top_k=3, seed=0), count=200))
     assert drawn == best(3)
@@ -58,6 +67,9 @@ def test_repetition_penalty_makes_used_tokens_rarer() -> None:
     assert draw(params, count=1, prompt=(likeliest,)) != [likeliest]
     tokens = draw(params, count=10)
     assert len(set(tokens)) == 10
+    # as many as there may be, and the prompt's besides
+    few = SamplingParams(temperature=0, repetition_penalty=50.0, max_new_tokens=10)
+    assert len({likeliest, *draw(few, count=10, prompt=(likeliest,))}) == 11
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from compiling import compile_for, each_capability
 
 from nexusquant.kernels.encode.triton_kernel import encode_kernel
 from nexusquant.kernels.encode.triton_launch import constants_of, tiling_for
+from nexusquant.kernels.hold.triton_kernel import hold_kernel
 from nexusquant.kernels.triton_probe import double_kernel
 from nexusquant.lattice import E8Quantizer, Pairing
 
@@ -56,3 +57,13 @@ def test_encode_compiles_for_every_card_within_its_registers(capability, dim, nu
     assert resources.spilled_bytes <= FEW_BYTES
     # what a program has without asking for more, on every card
     assert resources.shared_bytes <= 48 * 1024
+
+
+@each_capability
+def test_hold_compiles_for_every_card(capability):
+    signature = dict.fromkeys(hold_kernel.arg_names, "i32")
+    signature |= {"new_keys": "*bf16", "new_values": "*bf16", "slot": "*i64"}
+    signature |= {"keys": "*fp16", "values": "*bf16", "means": "*fp32", "wide_keys": "*fp32"}
+    constants = {"DIM": 128, "VALUE_DIM": 128, "BLOCK": 128}
+    resources = compile_for(hold_kernel, capability, signature, constants, num_warps=1)
+    assert resources.spilled_bytes == 0

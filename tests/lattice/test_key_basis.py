@@ -148,7 +148,7 @@ def test_what_is_not_stored_leaves_the_stored_part_unbiased():
     assert 0 < coder.num_coded < DIM
     centred = keys - mean.float().unsqueeze(1)
     decoded = decoded_by(coder, keys) - mean.float().unsqueeze(1)
-    to_coordinates = torch.linalg.inv(coder._rows(DIM).double())[..., : coder.num_coded]
+    to_coordinates = torch.linalg.inv(coder.rows(DIM).double())[..., : coder.num_coded]
     gains = coder.gains.repeat_interleave(8, dim=-1)[:, None, : coder.num_coded]
     exact, coded = (v.double() @ to_coordinates * gains for v in (centred, decoded))
     share = (exact * coded).sum(dim=-1) / exact.square().sum(dim=-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from fake_engine import fake_usage, out_of_memory
 
@@ -126,6 +128,12 @@ def test_the_figures_of_a_turn_name_everything_that_was_measured():
     assert figures["Evicted"] == f"{evicted:.0f} of 1,000 tokens"
     assert figures["This program"] == "1.50 GB"
     assert figures["Device"] == "2.00 GB of 8.00 GB"
+    assert "Steps" not in figures
+
+
+def test_the_figures_say_why_the_steps_of_a_gpu_were_not_one_graph():
+    stats = replace(stats_of(1000, "off"), graph_problem="the cache is not compressed")
+    assert "the cache is not compressed" in dict(presenters.turn_figures(stats))["Steps"]
 
 
 def test_the_csv_has_one_line_per_turn_with_raw_numbers():

@@ -23,6 +23,7 @@ def packed_attention(
     exact_values: torch.Tensor,
     scaling: float,
     softcap: float | None = None,
+    num_exact: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attend causally to packed vectors and to exact ones; see `reference.packed_attention`.
 
@@ -32,17 +33,20 @@ def packed_attention(
     """
     exact = (exact_keys, exact_values)
     if packed is None or not _has_kernel(query, packed):
-        return reference.packed_attention(query, packed, *exact, scaling, softcap)
+        return reference.packed_attention(query, packed, *exact, scaling, softcap, num_exact)
     if query.shape[1] == 1:
         if exact_keys.shape[1] <= _MOST_EXACT:
             from nexusquant.kernels.decode_attention import launch
 
-            return launch.attend(query[:, 0], packed, *exact, scaling, softcap).unsqueeze(1)
+            output = launch.attend(
+                query[:, 0], packed, *exact, scaling, softcap, num_exact=num_exact
+            )
+            return output.unsqueeze(1)
     elif query.dtype in _HALF_TYPES and softcap is None and _is_even(packed):
         from nexusquant.kernels.prefill_attention import launch as prefill
 
         return prefill.attend(query, packed, *(held.to(query.dtype) for held in exact), scaling)
-    return reference.packed_attention(query, packed, *exact, scaling, softcap)
+    return reference.packed_attention(query, packed, *exact, scaling, softcap, num_exact)
 
 
 def decode_problem(device: torch.device, head_dim: int) -> str | None:

@@ -83,6 +83,7 @@ def packed_attention(
     exact_values: torch.Tensor,
     scaling: float,
     softcap: float | None = None,
+    num_exact: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attend causally to packed vectors, all of them past, and to exact ones.
 
@@ -96,6 +97,8 @@ def packed_attention(
         exact_values: [H_kv, E, D_v].
         scaling: Factor on the products of queries and keys.
         softcap: Squashes logits to (-softcap, softcap) if the model does.
+        num_exact: Exact vectors that count, the first ones, as a number on the device: [1], int32.
+            Those after them are finite. None: all.
 
     Returns:
         [H, T, D_v] in the type of the query; computed in float32.
@@ -106,7 +109,7 @@ def packed_attention(
     state = _RunningSoftmax(num_kv_heads, rows.shape[1], value_dim, query.device)
     if packed is not None:
         _add_packed(state, rows, packed, softcap)
-    _add_exact(state, rows, exact_keys, exact_values, q_len, softcap)
+    _add_exact(state, rows, exact_keys, exact_values, q_len, softcap, num_exact)
     return state.result().reshape(num_heads, q_len, value_dim).to(query.dtype)
 
 
@@ -173,16 +176,20 @@ def _add_exact(
     values: torch.Tensor,
     q_len: int,
     softcap: float | None,
+    num_exact: torch.Tensor | None,
 ) -> None:
-    num_exact = keys.shape[1]
+    num_held = keys.shape[1]
+    # with a number on the device, any column may have to be hidden
+    num_seen_by_all = 0 if num_exact is not None else num_held - q_len + 1
+    num_exact = num_held if num_exact is None else num_exact
     # rows are query heads times queries; the last column that row r may see
     last_seen = torch.arange(q_len, device=rows.device).repeat(rows.shape[1] // q_len)
     last_seen = last_seen + (num_exact - q_len)
     block_tokens = _block_tokens(rows, keys.shape[0])
-    for first in range(0, num_exact, block_tokens):
+    for first in range(0, num_held, block_tokens):
         block = slice(first, first + block_tokens)
         logits = _cap(rows @ keys[:, block].float().transpose(-1, -2), softcap)
-        if first + logits.shape[-1] > num_exact - q_len + 1:
+        if first + logits.shape[-1] > num_seen_by_all:
             index = torch.arange(first, first + logits.shape[-1], device=rows.device)
             logits.masked_fill_(index > last_seen[:, None], float("-inf"))
         state.add(logits, values[:, block].float())

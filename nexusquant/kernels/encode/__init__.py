@@ -49,6 +49,8 @@ def encode_into(
     positions: torch.Tensor | None = None,
     rotary: Rotary | None = None,
     pairing: Pairing = Pairing.NONE,
+    encoder: torch.Tensor | None = None,
+    is_bad: torch.Tensor | None = None,
 ) -> None:
     """Code vectors straight to where they are kept.
 
@@ -62,13 +64,17 @@ def encode_into(
         positions: See `encode`.
         rotary: See `encode`.
         pairing: See `encode`.
+        encoder: That of the quantizer, if it is known already.
+        is_bad: Becomes 1 where a value is NaN or infinite, [1], int32, so that nobody waits for
+            the device. None: raise.
 
     Raises:
         ValueError: See `encode`; slots then hold anything.
     """
+    coded = (quantizer, vectors, positions, rotary, pairing, encoder)
     if triton_problem(vectors.device) is not None:
-        reference.encode_into(pool, slots, quantizer, vectors, positions, rotary, pairing)
+        reference.encode_into(pool, slots, *coded)
         return
     from nexusquant.kernels.encode import triton_launch
 
-    triton_launch.encode_into(pool, slots, quantizer, vectors, positions, rotary, pairing)
+    triton_launch.encode_into(pool, slots, *coded, is_bad)

@@ -16,11 +16,12 @@ def encode(
     positions: torch.Tensor | None = None,
     rotary: Rotary | None = None,
     pairing: Pairing = Pairing.NONE,
+    encoder: torch.Tensor | None = None,
 ) -> PackedVectors:
     """Code vectors; see `kernels.encode`."""
     if rotary is not None:
         vectors = rotary.take_off(vectors.float(), positions, pairing)
-    return quantizer.encode(vectors, positions)
+    return quantizer.encode(vectors, positions, encoder)
 
 
 def encode_into(
@@ -31,9 +32,10 @@ def encode_into(
     positions: torch.Tensor | None = None,
     rotary: Rotary | None = None,
     pairing: Pairing = Pairing.NONE,
+    encoder: torch.Tensor | None = None,
 ) -> None:
     """Code vectors into slots of a pool; see `kernels.encode_into`."""
-    packed = encode(quantizer, vectors, positions, rotary, pairing)
+    packed = encode(quantizer, vectors, positions, rotary, pairing, encoder)
     is_stored = slots >= 0
     pool.codes.flatten(0, -2)[slots[is_stored]] = packed.codes[is_stored]
     pool.scales.flatten()[slots[is_stored]] = packed.scales[is_stored]

@@ -77,6 +77,8 @@ def encode_into(
     positions: torch.Tensor | None = None,
     rotary: Rotary | None = None,
     pairing: Pairing = Pairing.NONE,
+    encoder: torch.Tensor | None = None,
+    is_bad: torch.Tensor | None = None,
 ) -> None:
     """Code vectors into slots of a pool; see `kernels.encode_into`.
 
@@ -93,8 +95,12 @@ def encode_into(
         # frequencies that change along the text are rare enough for torch
         vectors = rotary.take_off(vectors.float(), positions, pairing)
         rotary, pairing = None, Pairing.NONE
-    is_bad = launch(pool, slots, quantizer, quantizer.encoder, vectors, positions, rotary, pairing)
-    if is_bad.item():
+    encoder = quantizer.encoder if encoder is None else encoder
+    is_noted = is_bad is not None
+    is_bad = launch(
+        pool, slots, quantizer, encoder, vectors, positions, rotary, pairing, is_bad=is_bad
+    )
+    if not is_noted and is_bad.item():
         raise ValueError("vectors hold NaN or infinite values, which cannot be coded.")
 
 
@@ -108,6 +114,7 @@ def launch(
     rotary: Rotary | None = None,
     pairing: Pairing = Pairing.NONE,
     tiling: Tiling | None = None,
+    is_bad: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Start the kernel and do not wait for it.
 
@@ -121,6 +128,7 @@ def launch(
         rotary: None, or with one segment of frequencies.
         pairing: How; `NONE` without `rotary`.
         tiling: How to cut the work; None chooses.
+        is_bad: What to return, if it is there already.
 
     Returns:
         Whether a vector holds NaN or infinity. [1], int32.
@@ -128,7 +136,8 @@ def launch(
     num_heads, num_vectors, _ = vectors.shape
     tiling = tiling or tiling_for(quantizer.num_coded, _capability(vectors.device))
     frequencies = _frequencies_of(rotary, vectors.device)
-    is_bad = torch.zeros(1, dtype=torch.int32, device=vectors.device)
+    if is_bad is None:
+        is_bad = torch.zeros(1, dtype=torch.int32, device=vectors.device)
     with torch.cuda.device_of(vectors):
         encode_kernel[(triton.cdiv(num_vectors, tiling.vectors), num_heads)](
             *(vectors, *vectors.stride()),

@@ -1,0 +1,80 @@
+"""How exact tokens of one layer get into its pages, and what a kernel is told of those there.
+
+Knows pages, coders and which tokens are kept. Must not know when tokens move, or why one goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from nexusquant.cache.codec import LayerCodec
+from nexusquant.cache.kept import KeptTokens, indices_of
+from nexusquant.cache.pages import PackedPages
+from nexusquant.kernels import PackedView
+
+
+def code_tokens(
+    pages: PackedPages,
+    codec: LayerCodec,
+    vectors: tuple[torch.Tensor, torch.Tensor],
+    first: int,
+    kept: torch.Tensor | None,
+) -> None:
+    """Code tokens into pages.
+
+    Args:
+        pages: Where they go, after what is there.
+        codec: What codes them.
+        vectors: Exact keys [H_kv, T, D] and values [H_kv, T, D_v].
+        first: Index of the first token in the text.
+        kept: Which of them stay, [H_kv, T], bool; None keeps all.
+    """
+    keys, values = vectors
+    positions = torch.arange(first, first + keys.shape[1], device=keys.device)
+    if kept is not None:
+        # what goes is not coded: every head's own tokens, then filled up to the longest head's
+        index, kept = indices_of(kept)
+        keys, values = (
+            held.gather(1, index.unsqueeze(-1).expand(-1, -1, held.shape[-1])) for held in vectors
+        )
+        positions = positions[index]
+    with pages.slots_for(keys.shape[1], kept) as slots:
+        codec.encode_into(pages.pools, slots, keys, values, positions)
+
+
+def view_of(
+    pages: PackedPages,
+    codec: LayerCodec,
+    lengths: torch.Tensor,
+    positions: torch.Tensor,
+    first_position: int | None,
+) -> PackedView:
+    """What a kernel is told of a layer's pages; see `PackedView`."""
+    stored = (pages.keys, pages.values, pages.page_table, lengths, positions)
+    return PackedView(
+        *stored, codec.keys, codec.values, codec.rotary, codec.pairing, first_position
+    )
+
+
+def positions_of(
+    kept: KeptTokens, first: int, lengths: Sequence[int], num_more: int, device: torch.device
+) -> torch.Tensor:
+    """Token index of every coded vector, and room for those to come.
+
+    Args:
+        kept: The coded tokens.
+        first: Index of the first of them.
+        lengths: Vectors of each head.
+        num_more: Tokens to come.
+        device: Where the result goes.
+
+    Returns:
+        As in `KeptTokens.positions`, with `num_more` columns more. int64.
+    """
+    if kept.is_whole:
+        width = kept.num_tokens + num_more
+        return torch.arange(first, first + width, device=device).expand(len(lengths), -1)
+    table = kept.positions(first, list(lengths), device)
+    return torch.nn.functional.pad(table, (0, num_more))

@@ -1,0 +1,138 @@
+"""The step from one token to the next, recorded once as a CUDA graph and replayed.
+
+Knows a model, a cache's buffers and a sampler. Must not know text, or when an answer ends.
+
+A model of billions of weights is started kernel by kernel by the host, which takes longer than the
+kernels do. A graph is started at once. It repeats the same kernels on the same addresses: so the
+newest token, its position and the cache's counters live on the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from transformers import PreTrainedModel
+
+from nexusquant.cache import CacheSteps, CompressedCache, forward_options
+from nexusquant.engine.sampling import Sampler
+
+WARM_STEPS = 2
+"""Steps done kernel by kernel before one is recorded: the first builds kernels and tables, the
+second shows whether anything asks the device for a number."""
+
+
+class DecodeGraph:
+    """Feeds the newest token and chooses the next, over and over.
+
+    Without a GPU nothing is recorded, but the steps are the same.
+
+    Args:
+        model: The model.
+        cache: One that `steps_problem` finds nothing with; it stands still until `close`.
+        sampler: Chooses.
+        token: The newest token, which was not fed yet. [1, 1], int64.
+        most_steps: Steps that will be wanted.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        cache: CompressedCache,
+        sampler: Sampler,
+        token: torch.Tensor,
+        most_steps: int,
+    ) -> None:
+        self._model, self._cache, self._sampler = model, cache, sampler
+        self._options = forward_options(model)
+        self.token = token.clone()
+        self._num_left = most_steps
+        self._open()
+
+    def run(self) -> torch.Tensor:
+        """Start a step; the token it will have chosen, in a place that the next step overwrites.
+
+        Raises:
+            RuntimeError: The step cannot be recorded, for one that asks the device for a number.
+            TypeError, ValueError: The model cannot be called so. After any of them `close` it.
+        """
+        if self._steps.is_full:
+            self._make_room()
+        if not self.token.is_cuda:
+            self._step()
+        elif self._is_recorded:
+            self._graph.replay()
+        elif self._num_warm < WARM_STEPS:
+            self._warm_up()
+        else:
+            self._record()
+        self._steps.count()
+        self._num_left -= 1
+        return self.token
+
+    def close(self, num_undone: int = 0) -> None:
+        """Leave the cache as if it had been fed plainly, less the `num_undone` newest tokens."""
+        if self.token.is_cuda:
+            # a graph must not be gone before its kernels are
+            torch.cuda.synchronize(self.token.device)
+        self._steps.close(num_undone)
+        self._graph = self._recording = None
+
+    def _open(self) -> None:
+        self._steps = CacheSteps(self._cache, self._num_left)
+        self._num_warm, self._is_recorded = 0, False
+        self._graph: torch.cuda.CUDAGraph | None = None
+        if self.token.is_cuda:
+            self._graph = torch.cuda.CUDAGraph()
+            self._graph.register_generator_state(self._sampler.random)
+            # other threads may use the GPU meanwhile
+            self._recording = torch.cuda.graph(self._graph, capture_error_mode="thread_local")
+
+    def _make_room(self) -> None:
+        if self._steps.can_turn_page:
+            self._steps.turn_page()
+        else:
+            self.close()
+            self._open()
+
+    @torch.no_grad()
+    def _step(self) -> None:
+        """Everything that is recorded."""
+        with self._cache.scaled_positions():
+            output = self._model(
+                input_ids=self.token,
+                position_ids=self._steps.position,
+                past_key_values=self._cache,
+                use_cache=True,
+                **self._options,
+            )
+        self.token.copy_(self._sampler.next_token(output.logits[:, -1]))
+        self._steps.tick()
+
+    def _warm_up(self) -> None:
+        """Do a step on the stream that records later, whose libraries then have their memory."""
+        here, aside = torch.cuda.current_stream(), self._recording.capture_stream
+        aside.wait_stream(here)
+        with torch.cuda.stream(aside), _questions_refused(self._num_warm > 0):
+            self._step()
+        here.wait_stream(aside)
+        self._num_warm += 1
+
+    def _record(self) -> None:
+        # the outer context restores the stream where recording fails at its end
+        with torch.cuda.stream(torch.cuda.current_stream()), self._recording:
+            self._step()
+        self._is_recorded = True
+        self._graph.replay()
+
+
+@contextmanager
+def _questions_refused(is_refused: bool) -> Iterator[None]:
+    """Raise RuntimeError where the host waits for a number from the device."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error" if is_refused else before)
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
