@@ -196,8 +196,7 @@ class CompressedCache(hf_compat.Cache):
             num_to_come: Tokens of the same text that will follow: the span then stays open, what
                 was read of it so far is decided on and coded as one block.
         """
-        layers = self._compressed_layers()
-        if layers[0].span_start is None and not self._evictor.has_scores:
+        if self._compressed_layers()[0].span_start is None and not self._evictor.has_scores:
             return
         kept = self._evictor.decide(self.waiting_tokens(), num_to_come)
         for layer in self.layers:
