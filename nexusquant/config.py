@@ -116,8 +116,9 @@ class CompressionConfig:
         eviction: What to remove, or None to keep every token.
         num_sink_tokens: First tokens of the text: never evicted, kept in 16 bits.
         recent_window: Newest tokens: never evicted, kept in 16 bits.
-        exact_prefill_tokens: Tokens of one unfinished span that are held in full precision,
-            so that scoring and coding see exact vectors; a longer span is coded as it comes.
+        exact_prefill_tokens: Most tokens that are held in full precision while a text is read, so
+            that scoring and coding see exact vectors; a longer one is read in blocks. Under a
+            plain `generate()` it is coded as it comes.
 
     Raises:
         ValueError: Eviction without codes, or a negative count.

@@ -120,6 +120,16 @@ def test_results_are_close_to_those_of_one_block(model, config):
     assert error(decode(model, in_blocks(model, config), answer), whole) < 0.25 * whole.std()
 
 
+@pytest.mark.parametrize("family", tiny_models.HYBRID)
+def test_sliding_windows_go_on_from_block_to_block(family):
+    model = tiny_models.HYBRID[family]()
+    config = replace(TWO_BIT, quant=QuantConfig(key_bits=4, value_bits=4))
+    whole = decode(model, at_once(model, config), answer)
+    cache = in_blocks(model, config)
+    assert len({layer.get_seq_length() for layer in cache.layers}) == 1
+    assert error(decode(model, cache, answer), whole) < 0.25 * whole.std()
+
+
 @pytest.mark.parametrize("num_blocks", [1, 2])
 def test_a_text_that_ends_early_goes_on_as_it_is(model, num_blocks):
     cache = in_blocks(model, REREADING, num_blocks)
