@@ -95,20 +95,9 @@ CASES = (
 """Odd lengths, every kind of turning, every size and number of queries a head."""
 
 
-def attended(view: PackedView, query: torch.Tensor, scaling: float, softcap: float | None):
-    """What the reference says of the packed part alone. [H, D], float64 where it matters not."""
-    num_kv_heads = view.page_table.shape[0]
-    rows = (query.float() * scaling).reshape(num_kv_heads, -1, query.shape[-1])
-    state = reference._RunningSoftmax(
-        num_kv_heads, rows.shape[1], view.value_quantizer.dim, query.device
-    )
-    reference._add_packed(state, rows, view, softcap)
-    return state.result().reshape(query.shape[0], -1)
-
-
 def _of_head(coder: E8Quantizer, head: int) -> E8Quantizer:
     if coder.basis.dim() == 2:
         return coder
     mean = None if coder.mean is None else coder.mean[head]
-    own = (coder.basis[head], coder.row_units[head], coder.gains[head])
-    return replace(coder, basis=own[0], row_units=own[1], gains=own[2], mean=mean)
+    own = (coder.basis[head], coder.column_units[head], coder.gains[head])
+    return replace(coder, basis=own[0], column_units=own[1], gains=own[2], mean=mean)

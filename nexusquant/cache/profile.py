@@ -99,7 +99,7 @@ def stored_tensors(codec: LayerCodec | None) -> tuple[torch.Tensor | None, ...]:
         return ()
     coders = [coder for coder in (codec.keys, codec.values) if coder is not None]
     tensors = [
-        t for coder in coders for t in (coder.basis, coder.row_units, coder.gains, coder.mean)
+        t for coder in coders for t in (coder.basis, coder.column_units, coder.gains, coder.mean)
     ]
     if codec.rotary is not None:
         tensors += [segment.frequencies for segment in codec.rotary.segments]

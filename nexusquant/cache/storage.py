@@ -26,11 +26,11 @@ from nexusquant.config import CompressionConfig, EvictionConfig, QuantConfig
 from nexusquant.errors import CacheStateError
 from nexusquant.lattice import E8Quantizer, PackedVectors, Pairing, Rotary, RotarySegment
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 _HEADER = "nexusquant"
 _SAMPLES_PER_TENSOR = 32
 _EXACT_TENSORS = ("sink_keys", "sink_values", "recent_keys", "recent_values")
-_CODER_TENSORS = ("key_basis", "key_row_units", "key_gains", "key_mean")
+_CODER_TENSORS = ("key_basis", "key_column_units", "key_gains", "key_mean")
 _PAGE_TENSORS = ("key_codes", "key_scales", "value_codes", "value_scales", "page_table")
 
 
@@ -195,7 +195,7 @@ def _layer_to_tensors(layer: CompressedLayer) -> tuple[dict[str, torch.Tensor], 
         coder = layer.codec.keys
         record["key_widths"] = list(coder.widths)
         record["pairing"] = str(layer.codec.pairing)
-        parts = (coder.basis, coder.row_units, coder.gains, coder.mean)
+        parts = (coder.basis, coder.column_units, coder.gains, coder.mean)
         named.update(zip(_CODER_TENSORS, parts, strict=True))
     for number, segment in enumerate(layer.kept.segments):
         record["segments"].append(segment.num_tokens)
@@ -239,7 +239,7 @@ def _key_coder(
     num_kv_heads, _, dim = shape
     expected = {
         "key_basis": ((num_kv_heads, dim, dim), torch.int8),
-        "key_row_units": ((num_kv_heads, dim), torch.float32),
+        "key_column_units": ((num_kv_heads, dim), torch.float32),
         "key_gains": ((num_kv_heads, dim // 8), torch.float32),
         "key_mean": ((num_kv_heads, 1, dim), torch.float32),
     }

@@ -262,7 +262,7 @@ def _keys_coder(shape: LayerShape, quant: QuantConfig) -> E8Quantizer:
 
 def _key_tensors(codec: LayerCodec) -> Sequence[torch.Tensor]:
     coder = codec.keys
-    return (coder.basis, coder.row_units, coder.gains, coder.mean)
+    return (coder.basis, coder.column_units, coder.gains, coder.mean)
 
 
 def _num_bytes(tensors: Iterable[torch.Tensor | None]) -> int:

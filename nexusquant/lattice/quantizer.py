@@ -9,7 +9,7 @@ sign alternates from token to token (see `token_signs`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from nexusquant.lattice.log_scale import decode_scale, encode_scale, round_scale
 from nexusquant.lattice.packing import PackedVectors, pack_vectors, split_vectors
 from nexusquant.lattice.point_table import decode_packed
 from nexusquant.lattice.rotation import rotation_matrix
+from nexusquant.lattice.whole_basis import whole_basis
 
 SCALE_FACTORS = (0.85, 1.0, 1.18)
 """Scales that are tried for every vector, over the RMS of its coordinates."""
@@ -42,8 +43,10 @@ class E8Quantizer:
         widths: Bits of each group of eight coordinates, none larger than the one before it;
             0 means that the group is not stored.
         basis: What one step of each coordinate adds to a vector of scale 1, one row each, in
-            units of `row_units`. [D, D] or [H, D, D] with a basis for each head, invertible, int8.
-        row_units: [D] or [H, D], float32.
+            units of `column_units`. [D, D] or [H, D, D] with a basis for each head, invertible,
+            int8; see `whole_basis`.
+        column_units: One for each value of a vector, powers of two times the first. [D] or
+            [H, D], float32.
         gains: Weight of one step in each group; errors are made small in this measure.
             [D / 8] or [H, D / 8], float32.
         mean: What is subtracted first, or None. [1, D] or [H, 1, D], float32.
@@ -54,7 +57,7 @@ class E8Quantizer:
 
     widths: tuple[int, ...]
     basis: Tensor
-    row_units: Tensor
+    column_units: Tensor
     gains: Tensor
     mean: Tensor | None = None
 
@@ -110,9 +113,10 @@ class E8Quantizer:
             gains: See the class.
             mean: See the class.
         """
-        units = rows.float().abs().amax(dim=-1).clamp(min=1e-30) / 127
-        basis = (rows / units.unsqueeze(-1)).round().clamp(-127, 127).to(torch.int8)
-        return cls(widths, basis, units, gains, mean)
+        num_coded = DIM * sum(width > 0 for width in widths)
+        basis, units, sizes = whole_basis(rows.float(), num_coded)
+        made = cls(widths, basis, units, gains, mean)
+        return replace(made, gains=gains * sizes.unflatten(-1, (-1, DIM)).mean(dim=-1))
 
     @property
     def dim(self) -> int:
@@ -216,8 +220,7 @@ class E8Quantizer:
         return points, scales if positions is None else scales * token_signs(positions).to(dtype)
 
     def _rows(self, count: int) -> Tensor:
-        rows = self.basis[..., :count, :].float()
-        return rows.mul_(self.row_units[..., :count].unsqueeze(-1))
+        return self.basis[..., :count, :].float().mul_(self.column_units.unsqueeze(-2))
 
     def _encode_steps(self, y: Tensor) -> PackedVectors:
         """Code coordinates in steps. [..., N, num_coded], float32."""

@@ -147,7 +147,7 @@ def plain_rotation(basis, widths, device):
     """Stands in for `key_quantizer`: nothing of the model is used."""
     num_heads, dim, _ = basis.rows.shape
     coder = E8Quantizer.create(dim, 2, seed=0, device=device)
-    parts = (coder.basis, coder.row_units, coder.gains)
+    parts = (coder.basis, coder.column_units, coder.gains)
     mean = torch.zeros_like(basis.mean)
     return E8Quantizer(coder.widths, *(part.expand(num_heads, *part.shape) for part in parts), mean)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from decode_cases import CASES, DecodeCase, attended
+from decode_cases import CASES, DecodeCase
 from tiny_models import VOCABULARY, llama
 
 import nexusquant
 from nexusquant.config import PRESETS
 from nexusquant.engine.prefill import forward
-from nexusquant.kernels import decode_attention, triton_problem
+from nexusquant.kernels import decode_attention, decode_problem
 from nexusquant.kernels.decode_attention import packed_attention, reference
 from nexusquant.lattice import PackedVectors, Rotary, RotarySegment
 
@@ -24,14 +24,14 @@ CLOSE = 2e-3
 
 @pytest.fixture(autouse=True)
 def kernels_are_used() -> None:
-    assert triton_problem(GPU) is None
+    assert decode_problem(GPU, 128) is None
 
 
 def to_gpu(view: reference.PackedView) -> reference.PackedView:
     from dataclasses import replace
 
     def moved(coder):
-        names = ("basis", "row_units", "gains", "mean")
+        names = ("basis", "column_units", "gains", "mean")
         held = {name: getattr(coder, name) for name in names}
         return replace(coder, **{n: t if t is None else t.to(GPU) for n, t in held.items()})
 
@@ -48,14 +48,65 @@ def to_gpu(view: reference.PackedView) -> reference.PackedView:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_equals_the_reference(case: DecodeCase, dtype: torch.dtype) -> None:
-    from nexusquant.kernels.decode_attention.triton_launch import attend_packed
+    view, query = to_gpu(case.view()), case.query().to(GPU, dtype).unsqueeze(1)
+    scaling = case.scaling(case.view())
+    for num_exact in (1, 33):
+        exact = [torch.randn(len(case.lengths), num_exact, case.dim, device=GPU) for _ in range(2)]
+        arguments = (view, *exact, scaling, case.softcap)
+        actual = packed_attention(query, *arguments)
+        expected = reference.packed_attention(query.float(), *arguments)
+        assert apart(actual, expected) < CLOSE
 
-    on_cpu, query = case.view(), case.query().to(dtype)
-    view, scaling = to_gpu(on_cpu), case.scaling(on_cpu)
-    sums = attend_packed(query.to(GPU), view, scaling, case.softcap)
-    actual = (sums.weighted / sums.total.unsqueeze(-1)).reshape(query.shape)
-    expected = attended(view, query.to(GPU), scaling, case.softcap)
-    assert float((actual - expected).norm() / expected.norm()) < CLOSE
+
+@pytest.mark.parametrize("num_parts", [1, 3, 40])
+def test_parts_of_any_number_are_joined(num_parts: int) -> None:
+    from nexusquant.kernels.decode_attention.launch import attend
+
+    case = DecodeCase(lengths=(700, 1), is_whole=False)
+    view, query, scaling = to_gpu(case.view()), case.query().to(GPU), case.scaling(case.view())
+    exact = [torch.randn(2, 5, 64, device=GPU) for _ in range(2)]
+    actual = attend(query, view, *exact, scaling, num_parts=num_parts)
+    expected = reference.packed_attention(query.unsqueeze(1), view, *exact, scaling)[:, 0]
+    assert apart(actual, expected) < CLOSE
+
+
+def test_exact_vectors_past_their_number_are_not_seen() -> None:
+    from nexusquant.kernels.decode_attention.launch import attend
+
+    case = DecodeCase(lengths=(70, 64))
+    view, query, scaling = to_gpu(case.view()), case.query().to(GPU), case.scaling(case.view())
+    exact = [torch.randn(2, 5, 64, device=GPU) for _ in range(2)]
+    room = [torch.nn.functional.pad(held, (0, 0, 0, 9), value=torch.nan) for held in exact]
+    num_exact = torch.tensor([5], dtype=torch.int32, device=GPU)
+    actual = attend(query, view, *room, scaling, num_exact=num_exact)
+    torch.testing.assert_close(actual, attend(query, view, *exact, scaling))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("case", [c for c in CASES if c.softcap is None], ids=str)
+def test_prompts_equal_the_reference(
+    case: DecodeCase, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nexusquant.kernels.prefill_attention import launch
+
+    # several stretches of a few pages each
+    monkeypatch.setattr(launch, "WORKSPACE_BYTES", 2**15)
+    view, scaling = to_gpu(case.view()), case.scaling(case.view())
+    num_heads = len(case.lengths)
+    for num_new, num_exact in ((7, 7), (70, 100)):
+        query = torch.randn(num_heads * case.groups, num_new, case.dim, device=GPU).to(dtype)
+        exact = [
+            torch.randn(num_heads, num_exact, case.dim, device=GPU).to(dtype) for _ in range(2)
+        ]
+        actual = packed_attention(query, view, *exact, scaling)
+        floats = [held.float() for held in (query, *exact)]
+        expected = reference.packed_attention(floats[0], view, *floats[1:], scaling)
+        # keys and values are rounded to the type of the model's own
+        assert apart(actual, expected) < (CLOSE if dtype == torch.float16 else 3 * CLOSE)
+
+
+def apart(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((actual.float() - expected).norm() / expected.norm())
 
 
 def test_a_long_text_equals_the_reference_with_exact_vectors_beside_it() -> None:
@@ -64,8 +115,7 @@ def test_a_long_text_equals_the_reference_with_exact_vectors_beside_it() -> None
     exact = [torch.randn(2, 33, 128, device=GPU) for _ in range(2)]
     arguments = (query.unsqueeze(1), view, *exact, case.scaling(case.view()))
     assert decode_attention._has_kernel(query.unsqueeze(1), view)
-    actual, expected = packed_attention(*arguments), reference.packed_attention(*arguments)
-    assert float((actual - expected).norm() / expected.norm()) < CLOSE
+    assert apart(packed_attention(*arguments), reference.packed_attention(*arguments)) < CLOSE
 
 
 @pytest.mark.parametrize("preset", ["safe", "high", "max"])

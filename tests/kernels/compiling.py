@@ -1,7 +1,9 @@
-"""Compiles kernels for cards that are not there. Knows Triton's compiler, and no kernel of ours."""
+"""Compiles kernels for cards that are not there. Knows compilers, and no kernel of ours."""
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
 import re
 import subprocess
 import tempfile
@@ -70,12 +72,22 @@ def compile_for(
     source = ASTSource(fn=kernel, signature=types, constexprs=dict(constants), attrs=attributes)
     options = {"num_warps": num_warps, "num_stages": num_stages}
     compiled = triton.compile(source, GPUTarget("cuda", capability, 32), options)
-    registers, stack = _usage(compiled.asm["cubin"])
+    registers, stack = usage(compiled.asm["cubin"])
     return Resources(registers, stack, compiled.metadata.shared)
 
 
-def _usage(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of stack of one thread."""
+def nvrtc() -> ctypes.CDLL:
+    """The compiler of CUDA C++, from its own package: torch brings it along for GPUs only."""
+    found = importlib.util.find_spec("nvidia")
+    folders = [Path(path) for path in found.submodule_search_locations] if found else []
+    libraries = [path for folder in folders for path in folder.glob("cu*/lib/libnvrtc.so.*")]
+    if not libraries:
+        pytest.skip("nvidia-cuda-nvrtc is not installed")
+    return ctypes.CDLL(str(libraries[0]))
+
+
+def usage(cubin: bytes) -> tuple[int, int]:
+    """Registers and bytes of stack of one thread of the only kernel."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()

@@ -4,7 +4,6 @@ import pytest
 import torch
 from compiling import compile_for, each_capability
 
-from nexusquant.kernels.decode_attention.triton_kernel import part_kernel
 from nexusquant.kernels.encode.triton_kernel import encode_kernel
 from nexusquant.kernels.encode.triton_launch import constants_of, tiling_for
 from nexusquant.kernels.triton_probe import double_kernel
@@ -57,37 +56,3 @@ def test_encode_compiles_for_every_card_within_its_registers(capability, dim, nu
     assert resources.spilled_bytes <= FEW_BYTES
     # what a program has without asking for more, on every card
     assert resources.shared_bytes <= 48 * 1024
-
-
-DECODE_TYPES = {
-    "query": "*bf16",
-    "lengths": "*i64",
-    "positions": "*i64",
-    "basis": "*i8",
-    **dict.fromkeys(("key_codes", "key_scales", "value_codes", "value_scales"), "*u8"),
-    **dict.fromkeys(("page_table", "digit_rows", "columns"), "*i32"),
-    **dict.fromkeys(("row_units", "mean", "digit_sizes", "frequencies"), "*fp32"),
-    **dict.fromkeys(("maxima", "totals", "weight_sums", "weighted"), "*fp32"),
-    **dict.fromkeys(("rotary_scaling", "logit_scaling", "softcap"), "fp32"),
-}
-
-
-@each_capability
-def test_decode_compiles_for_every_card_and_fits_from_ampere_on(capability):
-    # every card gets one of the two variants
-    dim, is_whole = 128, capability in (80, 89, 120)
-    # 2 bits a value; of keys, half of the groups have an odd width
-    words, singles = dim // 8 - dim // 32, dim // 16
-    layout = {"BYTES": 2 * words + singles, "WORDS": 16, "SINGLES": 8}
-    constants = {
-        **{f"KEY_{name}": number for name, number in layout.items()},
-        **{"NUM_KEY_WORDS": words, "NUM_KEY_SINGLES": singles},
-        **{"VALUE_BYTES": dim // 4, "NUM_VALUE_WORDS": dim // 8, "VALUE_WORDS": 16},
-        **{"NUM_VALUE_SINGLES": 0, "VALUE_SINGLES": 8},
-        **{"PAGE": 64, "DIM": dim, "HALF": dim // 2, "GROUPED": 4, "QUERIES": 16},
-        **{"HAS_MEAN": True, "HAS_SOFTCAP": False, "IS_WHOLE": is_whole, "IS_FAST": True},
-    }
-    signature = dict.fromkeys(part_kernel.arg_names, "i32") | DECODE_TYPES
-    resources = compile_for(part_kernel, capability, signature, constants)
-    # the older ones have half the shared memory: they are served by torch
-    assert capability < 80 or resources.shared_bytes <= 99 * 1024

@@ -1,17 +1,19 @@
-"""Attention over packed pages and exact vectors in one softmax; on a GPU by a kernel if it fits."""
+"""Attention over packed pages and exact vectors in one softmax; on a GPU by kernels if they fit."""
 
 from __future__ import annotations
 
 import torch
 
-from nexusquant.kernels.backend import triton_problem
+from nexusquant.kernels.backend import cuda_problem
 from nexusquant.kernels.decode_attention import reference
 from nexusquant.kernels.decode_attention.reference import PackedView
 
 __all__ = ["PackedView", "decode_problem", "packed_attention"]
 
-_LARGEST_DIM = 128
-_LEAST_CAPABILITY = (8, 0)
+_LARGEST_DIM = 256
+_MOST_EXACT = 1024
+"""More exact vectors than one block can join in the end are left to torch."""
+_HALF_TYPES = (torch.float16, torch.bfloat16)
 
 
 def packed_attention(
@@ -24,43 +26,50 @@ def packed_attention(
 ) -> torch.Tensor:
     """Attend causally to packed vectors and to exact ones; see `reference.packed_attention`.
 
-    One token's queries on a GPU are compared with the packed part by a kernel. It multiplies in
-    float16, so that logits err as those of any attention in float16 do.
+    On a GPU, one token's queries are compared with packed vectors by a kernel, and those of a
+    prompt in 16 bits with vectors that a kernel rebuilds. Both multiply in 16 bits, so that logits
+    err as those of any attention in 16 bits do.
     """
-    exact = (exact_keys, exact_values, scaling, softcap)
+    exact = (exact_keys, exact_values)
     if packed is None or not _has_kernel(query, packed):
-        return reference.packed_attention(query, packed, *exact)
-    from nexusquant.kernels.decode_attention.triton_launch import attend_packed
+        return reference.packed_attention(query, packed, *exact, scaling, softcap)
+    if query.shape[1] == 1:
+        if exact_keys.shape[1] <= _MOST_EXACT:
+            from nexusquant.kernels.decode_attention import launch
 
-    # kernels start on the current device, which another layer may have left
-    with torch.cuda.device_of(query):
-        sums = attend_packed(query[:, 0], packed, scaling, softcap)
-    return reference.packed_attention(query, None, *exact, sums)
+            return launch.attend(query[:, 0], packed, *exact, scaling, softcap).unsqueeze(1)
+    elif query.dtype in _HALF_TYPES and softcap is None and _is_even(packed):
+        from nexusquant.kernels.prefill_attention import launch as prefill
+
+        return prefill.attend(query, packed, *(held.to(query.dtype) for held in exact), scaling)
+    return reference.packed_attention(query, packed, *exact, scaling, softcap)
 
 
 def decode_problem(device: torch.device, head_dim: int) -> str | None:
-    """Say why packed pages are read without the kernel, or None if they are read with it.
+    """Say why packed pages are read without kernels, or None if they are read with them.
 
     Args:
         device: Where the pages are.
         head_dim: Values of a key.
     """
-    problem = triton_problem(device)
+    problem = cuda_problem(device)
     if problem is not None:
         return problem
     if head_dim > _LARGEST_DIM:
-        return f"vectors of {head_dim} values are too large for it"
-    if torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
-        return "it needs the memory of an Ampere card or a newer one"
+        return f"vectors of {head_dim} values are too large for them"
     return None
 
 
 def _has_kernel(query: torch.Tensor, packed: PackedView) -> bool:
     rotary = packed.rotary
     return (
-        query.shape[1] == 1
-        and packed.positions.shape[1] > 0
+        packed.positions.shape[1] > 0
         # frequencies that change along the text are rare enough for torch
         and (rotary is None or len(rotary.segments) == 1)
         and decode_problem(query.device, packed.key_quantizer.dim) is None
     )
+
+
+def _is_even(packed: PackedView) -> bool:
+    # flash attention wants keys and values of one size
+    return packed.key_quantizer.dim == packed.value_quantizer.dim

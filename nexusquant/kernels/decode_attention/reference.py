@@ -52,20 +52,6 @@ class PackedView(NamedTuple):
     first_position: int | None = None
 
 
-class PackedSums(NamedTuple):
-    """A softmax over the packed vectors, before the division; H_kv heads of Q queries.
-
-    Args:
-        maximum: Highest logit, or above it. [H_kv, Q], float32.
-        total: Sum of weights. [H_kv, Q].
-        weighted: Sum of weighted values. [H_kv, Q, D_v].
-    """
-
-    maximum: torch.Tensor
-    total: torch.Tensor
-    weighted: torch.Tensor
-
-
 class _RunningSoftmax:
     """A softmax-weighted sum whose terms arrive in blocks. float32, shapes [H_kv, rows, ...]."""
 
@@ -97,7 +83,6 @@ def packed_attention(
     exact_values: torch.Tensor,
     scaling: float,
     softcap: float | None = None,
-    sums: PackedSums | None = None,
 ) -> torch.Tensor:
     """Attend causally to packed vectors, all of them past, and to exact ones.
 
@@ -111,7 +96,6 @@ def packed_attention(
         exact_values: [H_kv, E, D_v].
         scaling: Factor on the products of queries and keys.
         softcap: Squashes logits to (-softcap, softcap) if the model does.
-        sums: What the packed part gives, if that is known already.
 
     Returns:
         [H, T, D_v] in the type of the query; computed in float32.
@@ -120,10 +104,7 @@ def packed_attention(
     num_kv_heads, _, value_dim = exact_values.shape
     rows = (query.float() * scaling).reshape(num_kv_heads, -1, query.shape[-1])
     state = _RunningSoftmax(num_kv_heads, rows.shape[1], value_dim, query.device)
-    if sums is not None:
-        state.maximum, state.total = sums.maximum.unsqueeze(-1), sums.total.unsqueeze(-1)
-        state.weighted = sums.weighted
-    elif packed is not None:
+    if packed is not None:
         _add_packed(state, rows, packed, softcap)
     _add_exact(state, rows, exact_keys, exact_values, q_len, softcap)
     return state.result().reshape(num_heads, q_len, value_dim).to(query.dtype)

@@ -1,0 +1,489 @@
+// Attention of one token's queries over packed pages, in parts of the text. Comes after `tiles.cu`
+// and `join.cu`.
+//
+// `reference.py` says what the parts have to give together. Keys are rebuilt from their digits and the
+// basis (in shared memory, for all warps of a block), turned to the tokens' positions and compared
+// with the queries; nothing of a key ever leaves its warp. The weighted sum of values stays in digits
+// until the parts are joined (`join.cu`). Digits of values are float16 numbers: put under the exponent
+// of 1024, bits are a number where they stand, so that a mask and a subtraction make two of them.
+//
+// Set by the launcher, beside what `tiles.cu` wants: VALUE_BYTES, VALUE_WORDS, VALUE_W8, VALUE_S8,
+// N_TILES, GROUPED, HAS_MEAN, HAS_SOFTCAP, IS_WHOLE, UNROLL, QUERY_TYPE (0 float32, 1 float16,
+// 2 bfloat16).
+
+constexpr int KEY_STAGE = up(TOKENS * KEY_BYTES + 16);
+constexpr int VALUE_STAGE = up(TOKENS * VALUE_BYTES + 16);
+constexpr int STAGE = KEY_STAGE + VALUE_STAGE + 2 * TOKENS;
+constexpr int AT_BASIS = up(WARPS * 3 * QUERIES * 4);  // after the warps' states
+constexpr int AT_QUERY = AT_BASIS + BASIS_BYTES;
+constexpr int AT_MEAN = AT_QUERY + CHUNKS * N_TILES * 256;
+constexpr int AT_COLUMNS = AT_MEAN + (HAS_MEAN ? CHUNKS * N_TILES * 256 : 0);
+constexpr int AT_UNITS = AT_COLUMNS + COLUMN_BYTES;
+constexpr int AT_SPEED = AT_UNITS + UNITS_BYTES;
+constexpr int AT_SCALE = AT_SPEED + HALF * 4;
+constexpr int AT_STAGE = up(AT_SCALE + 2 * 256 * 4);
+constexpr int MAIN_BYTES = AT_STAGE + WARPS * 2 * STAGE;
+// in the end the warps' sums take the place of everything but their states
+constexpr int MERGE_BYTES = AT_BASIS + WARPS * GROUPED * (ROWS + 1) * 4;
+// read by the launcher: what a part needs, and what joining needs beside shares and weights
+extern "C" __constant__ const int shared_bytes = MAIN_BYTES > MERGE_BYTES ? MAIN_BYTES : MERGE_BYTES;
+extern "C" __constant__ const int join_bytes = AT_SHARES;
+
+__device__ __forceinline__ void multiply_add(
+    float (&sums)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ u32 transposed(u32 tile) {
+    u32 other;
+    asm("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(other) : "r"(tile));
+    return other;
+}
+
+// bits under `mask`, in both halves, as the float16 number that they are where they stand:
+// under the exponent of 1024, which is then taken away
+template <u32 MASK>
+__device__ __forceinline__ u32 taken_out(u32 bits) {
+    u32 digits;
+    asm("lop3.b32 %0, %1, %2, 0x64006400, 0xEA;\n\tsub.rn.f16x2 %0, %0, %3;"
+        : "=r"(digits) : "r"(bits), "n"(MASK | MASK << 16), "r"(0x64006400u));
+    return digits;
+}
+
+template <int DIGIT>
+__device__ __forceinline__ u32 word_digit(u32 words) {
+    return taken_out<(3u << 2 * DIGIT)>(words);
+}
+
+__device__ __forceinline__ u32 one_where_odd(u32 lanes) { return (lanes & 0x00010001u) * 0x3C00u; }
+
+// parity of the lowest bits of all eight digits
+__device__ __forceinline__ u32 word_parity(u32 words) {
+    u32 odd = words & 0x55555555u;
+    odd ^= odd >> 8;
+    odd ^= odd >> 4;
+    return one_where_odd(odd ^ odd >> 2);
+}
+
+// parity of the low byte of each half
+__device__ __forceinline__ u32 byte_parity(u32 bytes) {
+    u32 odd = bytes ^ bytes >> 4;
+    odd ^= odd >> 2;
+    return one_where_odd(odd ^ odd >> 1);
+}
+
+template <int ALIGNMENT>
+__device__ __forceinline__ u32 read16(const u8* from) {
+    if (ALIGNMENT % 2 == 0) return *reinterpret_cast<const u16*>(from);
+    return from[0] | from[1] << 8;
+}
+
+struct Pages {
+    const u8 *key_codes, *key_scales, *value_codes, *value_scales;
+    const int* table;
+    const long long* positions;  // of this head
+    int first_position;
+    int length;
+};
+
+// codes and scales of a tile into a stage of shared memory
+__device__ __forceinline__ void fetch(const Pages& pages, int page, int tile, u8* stage, int lane) {
+    long long first = static_cast<long long>(page) * PAGE + tile * TOKENS % PAGE;
+    const u8* keys = pages.key_codes + first * KEY_BYTES;
+    for (int i = lane * 16; i < TOKENS * KEY_BYTES; i += 512) copy_ahead(stage + i, keys + i);
+    const u8* values = pages.value_codes + first * VALUE_BYTES;
+    u8* target = stage + KEY_STAGE;
+    for (int i = lane * 16; i < TOKENS * VALUE_BYTES; i += 512) copy_ahead(target + i, values + i);
+    if (lane < 2 * M_TILES) {
+        const u8* scales = lane < M_TILES ? pages.key_scales : pages.value_scales;
+        int at = lane % M_TILES * 16;
+        copy_ahead(target + VALUE_STAGE + lane / M_TILES * TOKENS + at, scales + first + at);
+    }
+}
+
+// weighted digits of 16 tokens' values onto the sums
+__device__ __forceinline__ void add_values(
+    const u8* rows, int g, int t, const u32 (&weights)[N_TILES][2],
+    float (&sums)[V_TILES][N_TILES][4]) {
+    constexpr int AT = VALUE_BYTES % 2 == 0 ? 2 : 1;
+    const u8* tokens[4] = {
+        rows + 2 * t * VALUE_BYTES, rows + (2 * t + 1) * VALUE_BYTES,
+        rows + (2 * t + 8) * VALUE_BYTES, rows + (2 * t + 9) * VALUE_BYTES};
+    u32 parity[2][2] = {};
+#define ADD_TILE(TILE, A0, A1, A2, A3)                                                        \
+    _Pragma("unroll") for (int n = 0; n < N_TILES; n++)                                       \
+        multiply_add(sums[TILE][n], A0, A1, A2, A3, weights[n][0], weights[n][1]);
+#pragma unroll
+    for (int r = 0; r < VALUE_W8; r++) {
+        int at = 2 * (8 * r + g);
+        u32 near = read16<AT>(tokens[0] + at) | read16<AT>(tokens[1] + at) << 16;
+        u32 far = read16<AT>(tokens[2] + at) | read16<AT>(tokens[3] + at) << 16;
+        u32 near_high = near >> 8, far_high = far >> 8;
+        ADD_TILE(4 * r, word_digit<0>(near), word_digit<0>(near_high), word_digit<0>(far),
+                 word_digit<0>(far_high))
+        ADD_TILE(4 * r + 1, word_digit<1>(near), word_digit<1>(near_high), word_digit<1>(far),
+                 word_digit<1>(far_high))
+        ADD_TILE(4 * r + 2, word_digit<2>(near), word_digit<2>(near_high), word_digit<2>(far),
+                 word_digit<2>(far_high))
+        ADD_TILE(4 * r + 3, word_digit<3>(near), word_digit<3>(near_high), word_digit<3>(far),
+                 word_digit<3>(far_high))
+        parity[r % 2][0] = word_parity(near);
+        parity[r % 2][1] = word_parity(far);
+        if (r % 2 == 1 || r == VALUE_W8 - 1) {
+            if (r % 2 == 0) parity[1][0] = parity[1][1] = 0;
+            ADD_TILE(4 * VALUE_W8 + r / 2, parity[0][0], parity[1][0], parity[0][1], parity[1][1])
+        }
+    }
+    constexpr int SINGLES = 4 * VALUE_W8 + (VALUE_W8 + 1) / 2;
+#pragma unroll
+    for (int r = 0; r < VALUE_S8; r++) {
+        int at = 2 * VALUE_WORDS + 8 * r + g;
+        u32 near = tokens[0][at] | static_cast<u32>(tokens[1][at]) << 16;
+        u32 far = tokens[2][at] | static_cast<u32>(tokens[3][at]) << 16;
+        ADD_TILE(SINGLES + 4 * r, taken_out<1>(near), taken_out<16>(near), taken_out<1>(far),
+                 taken_out<16>(far))
+        ADD_TILE(SINGLES + 4 * r + 1, taken_out<2>(near), taken_out<32>(near), taken_out<2>(far),
+                 taken_out<32>(far))
+        ADD_TILE(SINGLES + 4 * r + 2, taken_out<4>(near), taken_out<64>(near), taken_out<4>(far),
+                 taken_out<64>(far))
+        ADD_TILE(SINGLES + 4 * r + 3, taken_out<8>(near), taken_out<128>(near), taken_out<8>(far),
+                 taken_out<128>(far))
+        parity[r % 2][0] = byte_parity(near);
+        parity[r % 2][1] = byte_parity(far);
+        if (r % 2 == 1 || r == VALUE_S8 - 1) {
+            if (r % 2 == 0) parity[1][0] = parity[1][1] = 0;
+            ADD_TILE(SINGLES + 4 * VALUE_S8 + r / 2, parity[0][0], parity[1][0], parity[0][1],
+                     parity[1][1])
+        }
+    }
+#undef ADD_TILE
+}
+
+// queries, and what they are of the mean, as the right-hand sides of products
+__device__ __forceinline__ void prepare_queries(
+    u8* shared, const void* query, const float* mean, const int* columns, const u32* speeds,
+    float growth, float scaling, int thread) {
+    for (int i = thread; i < CHUNKS * N_TILES * 32; i += WARPS * 32) {
+        int lane = i % 32, n = i / 32 % N_TILES, chunk = i / 32 / N_TILES;
+        int lane_query = 8 * n + lane / 4;
+        u32 of_query[2], of_mean[2];
+        float along[2], across[2], left[2], right[2];
+        for (int j = 0; j < 2; j++) {
+            int pair = 8 * chunk + 2 * (lane % 4) + j;
+            int at_left = columns[pair], at_right = columns[HALF + pair];
+            bool is_there = lane_query < GROUPED;
+            left[j] = is_there && at_left >= 0 ? number<QUERY_TYPE>(query, lane_query * DIM + at_left) : 0.f;
+            right[j] = is_there && at_right >= 0 ? number<QUERY_TYPE>(query, lane_query * DIM + at_right) : 0.f;
+            const float size = speeds[pair] ? scaling * growth : scaling;
+            left[j] *= size, right[j] *= size;
+            if (HAS_MEAN) {
+                float m_left = at_left >= 0 ? mean[at_left] : 0.f;
+                float m_right = at_right >= 0 ? mean[at_right] : 0.f;
+                along[j] = left[j] * m_left + right[j] * m_right;
+                across[j] = right[j] * m_left - left[j] * m_right;
+            }
+        }
+        of_query[0] = half2_of(left[0], left[1]), of_query[1] = half2_of(right[0], right[1]);
+        reinterpret_cast<u32*>(shared + AT_QUERY)[2 * i] = of_query[0];
+        reinterpret_cast<u32*>(shared + AT_QUERY)[2 * i + 1] = of_query[1];
+        if (HAS_MEAN) {
+            of_mean[0] = half2_of(along[0], along[1]), of_mean[1] = half2_of(across[0], across[1]);
+            reinterpret_cast<u32*>(shared + AT_MEAN)[2 * i] = of_mean[0];
+            reinterpret_cast<u32*>(shared + AT_MEAN)[2 * i + 1] = of_mean[1];
+        }
+    }
+}
+
+// products of the queries with the keys of a tile: without scale, and with the mean
+__device__ __forceinline__ void compare(
+    const u8* shared, const u32 (&a)[M_TILES][K_TILES][4], const u32 (&position)[M_TILES][2],
+    int lane, float (&products)[M_TILES][N_TILES][4], float (&of_mean)[M_TILES][N_TILES][4]) {
+    const u32* speeds = reinterpret_cast<const u32*>(shared + AT_SPEED) + 2 * (lane % 4);
+    const uint2* queries = reinterpret_cast<const uint2*>(shared + AT_QUERY) + lane;
+    const uint2* means = reinterpret_cast<const uint2*>(shared + AT_MEAN) + lane;
+#pragma unroll UNROLL
+    for (int chunk = 0; chunk < CHUNKS; chunk++) {
+        float left[M_TILES][4], right[M_TILES][4];
+        rebuild_columns(shared + AT_BASIS, shared + AT_COLUMNS, a, chunk, lane, left, right);
+        uint2 speed = *reinterpret_cast<const uint2*>(speeds + 8 * chunk);
+#pragma unroll
+        for (int m = 0; m < M_TILES; m++) {
+            float sine[4], cosine[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                sine_cosine(position[m][i / 2] * (i % 2 ? speed.y : speed.x), sine[i], cosine[i]);
+            float turned_left[4], turned_right[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                turned_left[i] = left[m][i] * cosine[i] - right[m][i] * sine[i];
+                turned_right[i] = right[m][i] * cosine[i] + left[m][i] * sine[i];
+            }
+            u32 keys[4] = {
+                half2_of(turned_left[0], turned_left[1]), half2_of(turned_left[2], turned_left[3]),
+                half2_of(turned_right[0], turned_right[1]),
+                half2_of(turned_right[2], turned_right[3])};
+            u32 turns[4] = {};
+            if (HAS_MEAN) {
+                turns[0] = half2_of(cosine[0], cosine[1]), turns[1] = half2_of(cosine[2], cosine[3]);
+                turns[2] = half2_of(sine[0], sine[1]), turns[3] = half2_of(sine[2], sine[3]);
+            }
+#pragma unroll
+            for (int n = 0; n < N_TILES; n++) {
+                uint2 b = queries[(chunk * N_TILES + n) * 32];
+                multiply_add(products[m][n], keys[0], keys[1], keys[2], keys[3], b.x, b.y);
+                if (HAS_MEAN) {
+                    uint2 c = means[(chunk * N_TILES + n) * 32];
+                    multiply_add(of_mean[m][n], turns[0], turns[1], turns[2], turns[3], c.x, c.y);
+                }
+            }
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
+    const void* query, const u8* key_codes, const u8* key_scales, const u8* value_codes,
+    const u8* value_scales, const int* page_table, int table_width, const long long* lengths,
+    const long long* positions, int positions_width, int first_position, const u8* basis,
+    const u8* column_factors, const u8* units, const float* sizes, const float* mean, const int* columns, const u32* speeds,
+    const float* scales, float growth, float scaling, float softcap, float* maxima, float* totals,
+    float* weight_sums, float* weighted, int* num_done, const float* rows, const float* offset,
+    const void* exact_keys, const void* exact_values, int exact_room, const int* num_exact, void* out) {
+    extern __shared__ __align__(16) u8 shared[];
+    const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+    const int g = lane / 4, t = lane % 4;
+    const int head = blockIdx.x, part = blockIdx.y, num_parts = gridDim.y;
+    const Pages pages = {
+        key_codes, key_scales, value_codes, value_scales, page_table + head * table_width,
+        positions + static_cast<long long>(head) * positions_width, first_position,
+        static_cast<int>(lengths[head])};
+    const int num_tiles = (pages.length + TOKENS - 1) / TOKENS;
+    const int begin = static_cast<long long>(num_tiles) * part / num_parts;
+    const int end = static_cast<long long>(num_tiles) * (part + 1) / num_parts;
+    constexpr int PER_PAGE = PAGE / TOKENS;
+
+    u8* stages = shared + AT_STAGE + warp * 2 * STAGE;
+    int tile = begin + warp;
+    auto position_of = [&](int of_tile) {
+        int index = of_tile * TOKENS + lane % TOKENS;
+        if (IS_WHOLE) return pages.first_position + index;
+        return index < pages.length ? static_cast<int>(pages.positions[index]) : 0;
+    };
+    int page_next = 0, position_next = 0;
+    if (tile < end) {
+        fetch(pages, pages.table[tile / PER_PAGE], tile, stages, lane);
+        position_next = position_of(tile);
+        if (tile + WARPS < end) page_next = pages.table[(tile + WARPS) / PER_PAGE];
+    }
+    asm volatile("cp.async.commit_group;");
+
+    // what all warps share, while the first codes are on their way
+    const u8* own_basis = basis + static_cast<long long>(head) * BASIS_BYTES;
+    for (int i = thread * 16; i < BASIS_BYTES; i += WARPS * 512) copy_ahead(shared + AT_BASIS + i, own_basis + i);
+    const u8* own_columns = column_factors + static_cast<long long>(head) * COLUMN_BYTES;
+    for (int i = thread * 16; i < COLUMN_BYTES; i += WARPS * 512)
+        copy_ahead(shared + AT_COLUMNS + i, own_columns + i);
+    for (int i = thread * 16; i < UNITS_BYTES; i += WARPS * 512) copy_ahead(shared + AT_UNITS + i, units + i);
+    asm volatile("cp.async.commit_group;");
+    u32* own_speeds = reinterpret_cast<u32*>(shared + AT_SPEED);
+    for (int i = thread; i < HALF; i += WARPS * 32) own_speeds[i] = speeds[i];
+    float* own_scales = reinterpret_cast<float*>(shared + AT_SCALE);
+    for (int i = thread; i < 512; i += WARPS * 32) own_scales[i] = i < 256 ? scales[i] * sizes[head] : scales[i];
+    constexpr int QUERY_BYTES = QUERY_TYPE == 0 ? 4 : 2;
+    prepare_queries(
+        shared, static_cast<const u8*>(query) + head * GROUPED * DIM * QUERY_BYTES,
+        HAS_MEAN ? mean + head * DIM : nullptr, columns, speeds, growth, scaling * LOG2_E, thread);
+    asm volatile("cp.async.wait_group 0;");
+    __syncthreads();
+
+    const uint2* own_units = reinterpret_cast<const uint2*>(shared + AT_UNITS);
+    float maximum[N_TILES][2], total[N_TILES][2], weight_sum[N_TILES][2];
+    float sums[V_TILES][N_TILES][4];
+#pragma unroll
+    for (int n = 0; n < N_TILES; n++) {
+        maximum[n][0] = maximum[n][1] = NOTHING;
+        total[n][0] = total[n][1] = weight_sum[n][0] = weight_sum[n][1] = 0.f;
+#pragma unroll
+        for (int v = 0; v < V_TILES; v++)
+            sums[v][n][0] = sums[v][n][1] = sums[v][n][2] = sums[v][n][3] = 0.f;
+    }
+
+#pragma unroll 1
+    for (int turn = 0; tile < end; tile += WARPS, turn ^= 1) {
+        u8* stage = stages + turn * STAGE;
+        int own_position = position_next;
+        int next = tile + WARPS;
+        if (next < end) {
+            fetch(pages, page_next, next, stages + (turn ^ 1) * STAGE, lane);
+            position_next = position_of(next);
+            if (next + WARPS < end) page_next = pages.table[(next + WARPS) / PER_PAGE];
+        }
+        asm volatile("cp.async.commit_group;");
+        asm volatile("cp.async.wait_group 1;");
+        __syncwarp();
+
+        u32 a[M_TILES][K_TILES][4];
+        u32 position[M_TILES][2];
+#pragma unroll
+        for (int m = 0; m < M_TILES; m++) {
+#pragma unroll
+            for (int part_of_tile = 0; part_of_tile < 2; part_of_tile++) {
+                int row = 16 * m + 8 * part_of_tile + g;
+                split_vector(stage + row * KEY_BYTES, t, own_units, a[m], part_of_tile);
+                position[m][part_of_tile] = __shfl_sync(~0u, own_position, row);
+            }
+        }
+        float products[M_TILES][N_TILES][4] = {}, of_mean[M_TILES][N_TILES][4] = {};
+        compare(shared, a, position, lane, products, of_mean);
+
+        // the softmax's step; with the values' scales in the maximum, no weight overflows float16
+        const u8* codes = stage + KEY_STAGE + VALUE_STAGE;
+        float exponent[M_TILES][2], sign[M_TILES][2];
+        float highest[N_TILES][2];
+#pragma unroll
+        for (int n = 0; n < N_TILES; n++) highest[n][0] = highest[n][1] = NOTHING;
+#pragma unroll
+        for (int m = 0; m < M_TILES; m++) {
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                int row = 16 * m + 8 * h + g;
+                sign[m][h] = position[m][h] & 1 ? -1.f : 1.f;
+                float scale = own_scales[codes[row]] * sign[m][h];
+                exponent[m][h] = own_scales[256 + codes[TOKENS + row]];
+                bool is_there = tile * TOKENS + row < pages.length;
+                float least = fmaxf(exponent[m][h], -14.f);
+#pragma unroll
+                for (int n = 0; n < N_TILES; n++) {
+#pragma unroll
+                    for (int j = 0; j < 2; j++) {
+                        float logit = products[m][n][2 * h + j] * scale + of_mean[m][n][2 * h + j];
+                        logit = is_there ? capped(logit, softcap) : NOTHING * 2.f;
+                        products[m][n][2 * h + j] = logit;
+                        highest[n][j] = fmaxf(highest[n][j], logit + least);
+                    }
+                }
+            }
+        }
+        bool is_higher = false;
+#pragma unroll
+        for (int n = 0; n < N_TILES; n++) {
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+#pragma unroll
+                for (int step = 4; step < 32; step *= 2)
+                    highest[n][j] = fmaxf(highest[n][j], __shfl_xor_sync(~0u, highest[n][j], step));
+                is_higher |= highest[n][j] > maximum[n][j];
+            }
+        }
+        if (__any_sync(~0u, is_higher)) {
+#pragma unroll
+            for (int n = 0; n < N_TILES; n++) {
+#pragma unroll
+                for (int j = 0; j < 2; j++) {
+                    float higher = fmaxf(maximum[n][j], highest[n][j]);
+                    float shrink = exp2_of(maximum[n][j] - higher);
+                    maximum[n][j] = higher;
+                    total[n][j] *= shrink, weight_sum[n][j] *= shrink;
+#pragma unroll
+                    for (int v = 0; v < V_TILES; v++)
+                        sums[v][n][j] *= shrink, sums[v][n][2 + j] *= shrink;
+                }
+            }
+        }
+#pragma unroll
+        for (int m = 0; m < M_TILES; m++) {
+            u32 weights[N_TILES][2];
+#pragma unroll
+            for (int n = 0; n < N_TILES; n++) {
+#pragma unroll
+                for (int h = 0; h < 2; h++) {
+                    float pair[2];
+#pragma unroll
+                    for (int j = 0; j < 2; j++) {
+                        float above = products[m][n][2 * h + j] - maximum[n][j];
+                        total[n][j] += exp2_of(above);
+                        pair[j] = exp2_of(above + exponent[m][h]) * sign[m][h];
+                        weight_sum[n][j] += pair[j];
+                    }
+                    weights[n][h] = transposed(half2_of(pair[0], pair[1]));
+                }
+            }
+            add_values(stage + KEY_STAGE + 16 * m * VALUE_BYTES, g, t, weights, sums);
+        }
+        __syncwarp();
+    }
+
+    // the warps' sums together
+    float* states = reinterpret_cast<float*>(shared);
+#pragma unroll
+    for (int n = 0; n < N_TILES; n++) {
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+#pragma unroll
+            for (int step = 4; step < 32; step *= 2) {
+                total[n][j] += __shfl_xor_sync(~0u, total[n][j], step);
+                weight_sum[n][j] += __shfl_xor_sync(~0u, weight_sum[n][j], step);
+            }
+            if (g == 0) {
+                float* state = states + warp * 3 * QUERIES + 8 * n + 2 * t + j;
+                state[0] = maximum[n][j];
+                state[QUERIES] = total[n][j];
+                state[2 * QUERIES] = weight_sum[n][j];
+            }
+        }
+    }
+    __syncthreads();
+    float* merged = reinterpret_cast<float*>(shared + AT_BASIS);
+    const int stride = ROWS + 1;
+#pragma unroll
+    for (int n = 0; n < N_TILES; n++) {
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            int lane_query = 8 * n + 2 * t + j;
+            if (lane_query >= GROUPED) continue;
+            float* target = merged + (warp * GROUPED + lane_query) * stride + g;
+#pragma unroll
+            for (int v = 0; v < V_TILES; v++) {
+                target[16 * v] = sums[v][n][j];
+                target[16 * v + 8] = sums[v][n][2 + j];
+            }
+        }
+    }
+    __syncthreads();
+    const long long place = static_cast<long long>(head) * num_parts + part;
+    for (int i = thread; i < GROUPED * ROWS; i += WARPS * 32) {
+        int lane_query = i / ROWS, row = i % ROWS;
+        float highest = NOTHING;
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) highest = fmaxf(highest, states[w * 3 * QUERIES + lane_query]);
+        float sum = 0.f, all = 0.f, weight = 0.f;
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) {
+            const float* state = states + w * 3 * QUERIES + lane_query;
+            float shrink = exp2_of(state[0] - highest);
+            sum += merged[(w * GROUPED + lane_query) * stride + row] * shrink;
+            all += state[QUERIES] * shrink;
+            weight += state[2 * QUERIES] * shrink;
+        }
+        weighted[place * QUERIES * ROWS + i] = sum;
+        if (row == 0) {
+            maxima[place * QUERIES + lane_query] = highest;
+            totals[place * QUERIES + lane_query] = all;
+            weight_sums[place * QUERIES + lane_query] = weight;
+        }
+    }
+    // the last block of a head joins its parts
+    __shared__ bool is_last;
+    __threadfence();
+    __syncthreads();
+    if (thread == 0) is_last = atomicAdd(num_done + head, 1) == num_parts - 1;
+    __syncthreads();
+    if (!is_last) return;
+    __threadfence();
+    if (thread == 0) num_done[head] = 0;
+    const Exact exact = {exact_keys, exact_values, exact_room, num_exact ? *num_exact : exact_room};
+    const Parts parts = {maxima, totals, weight_sums, weighted, num_parts};
+    join_head(shared, query, parts, exact, head, rows, offset, scaling, softcap, out);
+}

@@ -1,0 +1,1 @@
+"""Attention of a prompt's queries over packed pages. Its specification is decode's reference."""

@@ -1,0 +1,1 @@
+"""Codes to digits for tensor cores: shared by the kernels that read packed pages."""

@@ -1,0 +1,143 @@
+"""What a kernel knows of a coder, of its rotation and of its shape. Imports no CUDA."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from nexusquant.kernels.cuda_program import CudaError, CudaKernel, cuda_kernel
+from nexusquant.kernels.tiles.fragments import KeyFragments, key_fragments, phases_per_token
+from nexusquant.kernels.tiles.terms import KeyShape
+from nexusquant.lattice import E8Quantizer, Pairing, Rotary
+
+TILES = Path(__file__).parent / "tiles.cu"
+"""In front of every program that takes codes apart."""
+
+WARPS = (8, 4)
+"""Of a block, which share its basis; fewer where a block has too little shared memory for them."""
+
+TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+"""Numbers of types in the programs."""
+
+
+class CoderTables(NamedTuple):
+    """Of the vectors of a layer, beside their codes.
+
+    Args:
+        fragments: Rows of their digits.
+        mean: [H, D], or None.
+        columns: Of the left half, then of the right one, which turn together; -1: none.
+            [2 * half], int32.
+        speeds: Turns a token of each pair, in 32 bits. [half], int32.
+        growth: Factor that the rotation has.
+        num_done: Zeros that kernels count in, and leave behind. [H], int32.
+    """
+
+    fragments: KeyFragments
+    mean: torch.Tensor | None
+    columns: torch.Tensor
+    speeds: torch.Tensor
+    growth: float
+    num_done: torch.Tensor
+
+
+# a coder's tables live as long as it does; beside them, the frequencies that they are for
+_TABLES: weakref.WeakKeyDictionary[E8Quantizer, tuple[torch.Tensor | None, CoderTables]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def coder_tables(
+    quantizer: E8Quantizer,
+    num_kv_heads: int,
+    rotary: Rotary | None = None,
+    pairing: Pairing = Pairing.NONE,
+) -> CoderTables:
+    """Tables of a layer's vectors, made once for a coder and the frequencies of its rotation."""
+    frequencies = None if rotary is None else rotary.segments[0].frequencies
+    found = _TABLES.get(quantizer)
+    if found is None or found[0] is not frequencies:
+        found = frequencies, _made(quantizer, num_kv_heads, rotary, pairing)
+        _TABLES[quantizer] = found
+    return found[1]
+
+
+def shape_macros(quantizer: E8Quantizer) -> dict[str, int]:
+    """What `tiles.cu` has to know of a coder, but for WARPS."""
+    shape, dim = KeyShape.of(quantizer.widths), quantizer.dim
+    sizes = {f"KEY_{name.upper()}": size for name, size in shape._asdict().items()}
+    return sizes | {
+        "KEY_BYTES": quantizer.bytes_per_vector - 1,
+        "HALF": -(-dim // 16) * 8,
+        "DIM": dim,
+        # more registers than there are would hold two tiles of longer vectors
+        "M_TILES": 2 if dim <= 128 else 1,
+    }
+
+
+class FittingKernel(NamedTuple):
+    """A kernel that fits the device, with its warps and the bytes of shared memory of a block."""
+
+    kernel: CudaKernel
+    num_warps: int
+    shared_bytes: int
+
+
+def fitting_kernel(
+    paths: tuple[Path, ...], name: str, macros: Mapping[str, int], device: torch.device
+) -> FittingKernel:
+    """The kernel with the most warps that fits.
+
+    Raises:
+        CudaError: A block has too little shared memory for any.
+    """
+    most = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    for num_warps in WARPS:
+        given = (*macros.items(), ("WARPS", num_warps))
+        kernel = cuda_kernel(paths, name, given, device)
+        needed = kernel.constant("shared_bytes")
+        if needed <= most:
+            return FittingKernel(kernel, num_warps, needed)
+    raise CudaError(f"{name} needs {needed:,} bytes of shared memory; a block has {most:,}")
+
+
+def _made(
+    quantizer: E8Quantizer, num_kv_heads: int, rotary: Rotary | None, pairing: Pairing
+) -> CoderTables:
+    device, dim = quantizer.basis.device, quantizer.dim
+    half = -(-dim // 16) * 8
+    frequencies, scaling = torch.zeros(0, device=device), 1.0
+    if rotary is not None and pairing is not Pairing.NONE:
+        frequencies, scaling = rotary.segments[0].frequencies.to(device), rotary.scaling
+    num_pairs = frequencies.numel()
+    columns = _columns(dim, num_pairs, pairing, half).to(device)
+    speeds = torch.nn.functional.pad(phases_per_token(frequencies), (0, half - num_pairs))
+    basis, factors, units, sizes = key_fragments(quantizer, columns)
+    of_heads = [
+        table.expand(num_kv_heads, *table.shape[1:]).contiguous()
+        for table in (basis, factors, sizes)
+    ]
+    fragments = KeyFragments(of_heads[0], of_heads[1], units, of_heads[2])
+    mean = quantizer.mean
+    if mean is not None:
+        mean = mean.reshape(-1, dim).expand(num_kv_heads, dim).contiguous()
+    num_done = torch.zeros(num_kv_heads, dtype=torch.int32, device=device)
+    return CoderTables(fragments, mean, columns, speeds.contiguous(), scaling, num_done)
+
+
+def _columns(dim: int, num_pairs: int, pairing: Pairing, half: int) -> torch.Tensor:
+    every = torch.arange(dim, dtype=torch.int32)
+    turned, rest = every[: 2 * num_pairs], every[2 * num_pairs :]
+    if pairing is Pairing.NEIGHBOURS:
+        left, right = turned[::2], turned[1::2]
+    else:
+        left, right = turned[:num_pairs], turned[num_pairs:]
+    middle = -(-rest.numel() // 2)
+    table = torch.full((2, half), -1, dtype=torch.int32)
+    table[0, : num_pairs + middle] = torch.cat([left, rest[:middle]])
+    table[1, : num_pairs + rest.numel() - middle] = torch.cat([right, rest[middle:]])
+    return table.flatten()

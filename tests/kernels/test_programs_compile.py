@@ -1,0 +1,73 @@
+"""The CUDA programs become machine code for every card that they are for, without one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from compiling import nvrtc, usage
+from decode_cases import CASES, DecodeCase
+
+from nexusquant.kernels.cuda_program import CudaError, compile_cubin
+from nexusquant.kernels.decode_attention import launch as decode
+from nexusquant.kernels.prefill_attention import launch as prefill
+from nexusquant.kernels.tiles.coder_tables import WARPS
+
+CAPABILITIES = ((8, 0), (8, 6), (8, 9), (9, 0), (12, 0))
+FEW_BYTES = 64
+LEAST_SHARED = 99 * 1024
+"""What a block can have on every one of them."""
+
+SHAPES = (
+    *CASES,
+    DecodeCase(lengths=(64,), dim=128, rotary_dim=128, groups=7, is_whole=False),
+    DecodeCase(lengths=(64,), dim=128, rotary_dim=128, groups=4, bits=(3.25, 3.25)),
+)
+
+
+def source_of(paths: tuple[Path, ...], checks: str) -> str:
+    return "".join(path.read_text("utf-8") for path in paths) + checks
+
+
+def compiled(paths: tuple[Path, ...], macros: dict[str, int], capability: tuple[int, int]) -> bytes:
+    checks = f"static_assert(shared_bytes <= {LEAST_SHARED});\n"
+    source = source_of(paths, checks)
+    try:
+        return compile_cubin(nvrtc(), source, macros | {"WARPS": WARPS[0]}, capability)
+    except CudaError:
+        return compile_cubin(nvrtc(), source, macros | {"WARPS": WARPS[1]}, capability)
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
+def test_the_probe_compiles(capability: tuple[int, int]) -> None:
+    path = Path(decode.__file__).parents[1] / "probe.cu"
+    registers, stack = usage(compile_cubin(nvrtc(), source_of((path,), ""), {}, capability))
+    assert registers > 0 and stack == 0
+
+
+@pytest.mark.parametrize("number", range(len(SHAPES)))
+def test_decode_compiles_within_its_registers_and_shared_memory(number: int) -> None:
+    case = SHAPES[number]
+    # one card for each shape, all cards over all shapes
+    capability = CAPABILITIES[number % len(CAPABILITIES)]
+    exact_types = (torch.float32, torch.float16)
+    macros = decode.macros_of(case.query().half(), case.view(), case.softcap, exact_types)
+    registers, stack = usage(compiled(decode.SOURCES, macros, capability))
+    assert registers <= 255 and stack <= FEW_BYTES
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
+@pytest.mark.parametrize("has_keys", [True, False])
+def test_rebuilding_compiles(capability: tuple[int, int], has_keys: bool) -> None:
+    view = replace(CASES[7], is_whole=has_keys).view()
+    coder = view.key_quantizer if has_keys else view.value_quantizer
+    macros = prefill.macros_of(view, coder, has_keys, torch.bfloat16)
+    registers, stack = usage(compiled(prefill.SOURCES, macros, capability))
+    assert registers <= 255 and stack == 0
+
+
+def test_a_compiler_s_words_are_told() -> None:
+    with pytest.raises(CudaError, match="nonsense"):
+        compile_cubin(nvrtc(), "nonsense", {}, (8, 0))
