@@ -114,7 +114,11 @@ class CudaKernel:
             self._launch(grid, num_threads, shared_bytes, args)
 
     def _launch(
-        self, grid: tuple[int, int], num_threads: int, shared_bytes: int, args: Sequence[object]
+        self,
+        grid: tuple[int, int],
+        num_threads: int,
+        shared_bytes: int,
+        args: Sequence[torch.Tensor | int | float | None],
     ) -> None:
         self._allow_shared(shared_bytes)
         values = [_argument(arg) for arg in args]
