@@ -57,7 +57,7 @@ def room_left(usage: CacheUsage | None, info: ModelInfo, memory: MemoryReading) 
     by_context = max(0, info.context_length - seen)
     if not usage or not seen or not usage.stored_bytes:
         return Room(by_context, "context")
-    by_memory = int(memory.device_free_bytes * seen / usage.stored_bytes)
+    by_memory = int(memory.usable_bytes * seen / usage.stored_bytes)
     return Room(by_context, "context") if by_context <= by_memory else Room(by_memory, "memory")
 
 

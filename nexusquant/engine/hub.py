@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from huggingface_hub import HfApi, get_session, hf_hub_url
+from huggingface_hub import HfApi, get_session, get_token, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -174,14 +174,14 @@ def connection_errors() -> tuple[type[Exception], ...]:
 def _refusal(name: str, token: str | None, error: HfHubHTTPError) -> DownloadError:
     status = getattr(error.response, "status_code", None)
     if isinstance(error, GatedRepoError) or status == 403:
-        return ModelAccessError(_gate(name, has_token=token is not None))
-    if isinstance(error, RepositoryNotFoundError) or status in (401, 404):
-        if token is not None and status == 401:
-            return ModelAccessError(f"The hub does not know this access token. {_HOW_TO_GET_ONE}")
+        return ModelAccessError(_gate(name, has_token=(token or get_token()) is not None))
+    if isinstance(error, RepositoryNotFoundError) or status == 404:
         return ModelAccessError(
             f"There is no model called {name} on the Hugging Face hub, or it is private. Check the "
             f"name; a private one needs an access token. {_HOW_TO_GET_ONE}"
         )
+    if status == 401:
+        return ModelAccessError(f"The hub does not know this access token. {_HOW_TO_GET_ONE}")
     return DownloadError(
         f"The hub answered {status} when {name} was asked for. Try again in a few minutes."
     )

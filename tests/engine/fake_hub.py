@@ -80,6 +80,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
+        if self.headers.get("Authorization") == "Bearer hf_unknown":
+            self._refuse(401, "", "Invalid credentials in Authorization header")
+            return
         if path.startswith(f"/api/models/{self.hub.name}"):
             self._send(200, json.dumps(self.hub.listing()).encode())
         elif path.startswith(f"/{self.hub.name}/resolve/{self.hub.revision}/"):
@@ -117,9 +120,10 @@ class _Handler(BaseHTTPRequestHandler):
                 time.sleep(0.01)
             self.wfile.write(content[half:])
 
-    def _refuse(self, status: int, code: str) -> None:
+    def _refuse(self, status: int, code: str, message: str = "") -> None:
         self.send_response(status)
         self.send_header("X-Error-Code", code)
+        self.send_header("X-Error-Message", message)
         self.send_header("Content-Length", "0")
         self.end_headers()
 

@@ -194,6 +194,13 @@ def test_a_gated_model_asks_for_agreement_and_a_token(hub: FakeHub, tmp_path: Pa
     )
 
 
+def test_a_token_that_the_hub_does_not_know_is_named_as_the_cause(
+    hub: FakeHub, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelAccessError, match="does not know this access token"):
+        drain(fetch_model(NAME, tmp_path, "hf_unknown"))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

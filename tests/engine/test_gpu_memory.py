@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from nexusquant.engine import JobState, MemoryReading, Worker, default_gpu_share
+from nexusquant.engine import Engine, JobState, MemoryReading, Worker, default_gpu_share
 from nexusquant.engine.devices import cap_gpu_memory, devices_of
 from nexusquant.engine.events import Event, TextDelta
 from nexusquant.engine.memory import CUDA_CONTEXT_BYTES, read_memory
@@ -124,3 +125,13 @@ def test_the_cap_stands_in_the_diagnostics() -> None:
         None, capped, 1
     )
     assert "--gpu-share" not in diagnostics_text(None, MemoryReading("Card", GIB, GIB, 0), 1)
+
+
+def test_what_the_present_model_holds_of_each_card_counts_as_free(
+    cards: PretendCards, tmp_path: Path
+) -> None:
+    engine = Engine(tmp_path, device="cuda")
+    assert engine.room_bytes() == (7 * GIB, 3 * GIB)
+    engine.info = SimpleNamespace(weight_bytes_by_device={"cuda:0": GIB, "cpu": 5 * GIB})
+    assert engine.room_bytes() == (8 * GIB, 3 * GIB)
+    engine.close()
