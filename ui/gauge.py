@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from nexusquant.config import RopeScaling
 from nexusquant.engine import (
+    BlockProgress,
     GenerationStats,
     LoadProgress,
     MemoryReading,
@@ -154,6 +155,10 @@ def _reading(progress: PrefillProgress | RereadProgress) -> str:
     speed = progress.num_done / progress.elapsed_s if progress.elapsed_s else 0.0
     left = (progress.num_total - progress.num_done) / speed if speed else None
     tokens = f"{count(progress.num_done)} of {count(progress.num_total)} tokens"
+    if progress.block is not None:
+        # both readings take turns: one bar, and one time, for all of it
+        share, left = progress.block.share, progress.block.left_s(progress.elapsed_s)
+        tokens += f" ({part(progress.block)})"
     if isinstance(progress, RereadProgress):
         label = "Reading again"
         text = f"{label} to see what matters: {tokens}, {time_left(left)}"
@@ -161,6 +166,11 @@ def _reading(progress: PrefillProgress | RereadProgress) -> str:
         label = "Reading"
         text = f"{label} {tokens}, {rate(speed)}, {time_left(left)}"
     return notice(text, "busy") + meter(label, share, text)
+
+
+def part(block: BlockProgress) -> str:
+    """Which block of a long text is being read."""
+    return f"part {block.number} of {block.num_blocks}"
 
 
 def notice(text: str, kind: str, *, is_question: bool = False) -> str:

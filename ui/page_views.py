@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from nexusquant.config import CompressionConfig
 from nexusquant.documents import Document, Fit, Page, PageCount, ReadProgress
-from ui.gauge import meter, notice
+from ui.gauge import meter, notice, part
 from ui.presenters import config_label, count, escape, percent, rate, time_left
 
 NUM_LEAST_KEPT = 5
@@ -47,9 +47,13 @@ def reading(progress: ReadProgress, config: CompressionConfig) -> str:
         f"Reading page {progress.page}, {count(progress.num_done)} of "
         f"{count(progress.num_total)} tokens, {rate(progress.tok_s)}, {time_left(progress.left_s)}"
     )
-    if config.reads_twice(progress.num_total):
+    share = progress.num_done / progress.num_total
+    if progress.block is not None:
+        share = progress.block.share
+        text += f" for all, {part(progress.block)}"
+    elif config.reads_twice(progress.num_total):
         text += " in the first of two readings"
-    return notice(text, "busy") + meter("Reading", progress.num_done / progress.num_total, text)
+    return notice(text, "busy") + meter("Reading", share, text)
 
 
 def page_strip(shares: Sequence[tuple[int, float]], config: CompressionConfig) -> str:

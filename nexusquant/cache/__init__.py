@@ -2,12 +2,14 @@
 
 from nexusquant.cache.attention import ATTENTION_NAME, CacheHandle
 from nexusquant.cache.cache import CacheMark, CompressedCache
+from nexusquant.cache.codec import CODED_AT_ONCE
 from nexusquant.cache.hf_compat import checkpointed, forward_options, head_dims, watched_keys
 from nexusquant.cache.hf_devices import layer_devices, named_weights
 from nexusquant.cache.layer_choice import supported_layers
 from nexusquant.cache.profile import ModelProfile
 from nexusquant.cache.profile_builder import ProfileBuilder
 from nexusquant.cache.profile_file import load_profile, save_profile
+from nexusquant.cache.rereading import REREAD_BYTES
 from nexusquant.cache.saved import load_cache
 from nexusquant.cache.scaled_rope import can_be_scaled, scalings_for
 from nexusquant.cache.steps import CacheSteps, steps_problem
@@ -25,6 +27,8 @@ from nexusquant.kernels import decode_problem, triton_problem
 __all__ = [
     "ATTENTION_NAME",
     "BLOCK_BYTES",
+    "CODED_AT_ONCE",
+    "REREAD_BYTES",
     "CacheHandle",
     "CacheMark",
     "CacheSteps",

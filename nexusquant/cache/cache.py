@@ -184,15 +184,19 @@ class CompressedCache(hf_compat.Cache):
         with self._evictor.rereading(stretch, waiting or self.waiting_tokens()):
             yield
 
-    def finish_prefill(self) -> None:
-        """Close the open span, if any: score, evict and code; or evict what was read again."""
-        layers = self._compressed_layers()
-        if layers[0].span_start is None and not self._evictor.has_scores:
+    def finish_prefill(self, num_to_come: int = 0) -> None:
+        """Close the open span, if any: score, evict and code; or evict what was read again.
+
+        Args:
+            num_to_come: Tokens of the same text that will follow: the span then stays open, what
+                was read of it so far is decided on and coded as one block.
+        """
+        if self._compressed_layers()[0].span_start is None and not self._evictor.has_scores:
             return
-        kept = self._evictor.decide(self.waiting_tokens())
+        kept = self._evictor.decide(self.waiting_tokens(), num_to_come)
         for layer in self.layers:
             if isinstance(layer, CompressedLayer):
-                layer.commit(kept.get(layer))
+                layer.commit(kept.get(layer), closes=num_to_come == 0)
             else:
                 trim_sliding(layer)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from nexusquant.config import PAGE_SIZE
 from nexusquant.kernels import encode_into
 from nexusquant.lattice import (
     E8Quantizer,
@@ -23,6 +24,9 @@ from nexusquant.lattice import (
 
 FIT_QUERIES = 256
 """Newest queries that a basis is fitted to when there is no profile."""
+
+CODED_AT_ONCE = 2**22
+"""Numbers of keys that are coded in one go."""
 
 # where between the first token and a query's own the keys that it reads are taken to be
 _READ_FROM = (1 / 8, 3 / 8, 5 / 8, 7 / 8)
@@ -61,7 +65,7 @@ class LayerCodec:
         encoders: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None),
         is_bad: torch.Tensor | None = None,
     ) -> None:
-        """Code keys and values straight into storage.
+        """Code keys and values straight into storage, some at a time: it takes float32 copies.
 
         Args:
             pools: Storage of keys and of values; see `kernels.encode_into`.
@@ -73,9 +77,14 @@ class LayerCodec:
             is_bad: See `kernels.encode_into`.
         """
         turned = (self.rotary, self.pairing, encoders[0], is_bad)
-        encode_into(pools[0], slots, self.keys, keys, positions, *turned)
         plain = (None, Pairing.NONE, encoders[1], is_bad)
-        encode_into(pools[1], slots, self.values, values, positions, *plain)
+        num_heads, num_tokens, dim = keys.shape
+        at_once = max(PAGE_SIZE, CODED_AT_ONCE // (num_heads * dim))
+        for first in range(0, num_tokens, at_once):
+            part = slice(first, first + at_once)
+            own = (slots[:, part], positions[..., part])
+            encode_into(pools[0], own[0], self.keys, keys[:, part], own[1], *turned)
+            encode_into(pools[1], own[0], self.values, values[:, part], own[1], *plain)
 
     def decode(
         self,

@@ -16,7 +16,13 @@ from nexusquant.cache.hf_compat import CacheLayerMixin
 from nexusquant.cache.layer import CompressedLayer
 from nexusquant.cache.rereading import Rereading
 from nexusquant.config import CompressionConfig, ScorerName
-from nexusquant.eviction import ONE_PASS_SCORERS, Observation, make_scorer, select_kept
+from nexusquant.eviction import (
+    ONE_PASS_SCORERS,
+    Observation,
+    block_shares,
+    make_scorer,
+    select_kept,
+)
 
 STAND_IN = ScorerName.SNAPKV
 """Chooses where the config wants a second reading and nobody did it: in a plain `generate()`."""
@@ -42,6 +48,8 @@ class Evictor:
     def reset(self, num_decided: int) -> None:
         """Tokens before `num_decided` were decided on, no other one; no scores are known."""
         self.num_decided = num_decided
+        # where the open text begins, of which earlier blocks were decided on
+        self._text_start: int | None = None
         self.forget_scores()
 
     def forget_scores(self) -> None:
@@ -65,8 +73,8 @@ class Evictor:
         if eviction is None or not layers or layers[0].codec is None:
             return range(0)
         start = layers[0].span_start
-        start = max(self.num_decided, first_free) if start is None else start
-        start = max(start, self._config.num_sink_tokens)
+        start = first_free if start is None else start
+        start = max(start, self.num_decided, self._config.num_sink_tokens)
         tokens = range(start, max(start, layers[0].num_seen - self._config.recent_window))
         return tokens if len(tokens) >= (least or eviction.min_span) else range(0)
 
@@ -84,28 +92,47 @@ class Evictor:
         finally:
             self.is_rereading = False
 
-    def decide(self, waiting: range) -> dict[CompressedLayer, torch.Tensor]:
+    def decide(self, waiting: range, num_to_come: int = 0) -> dict[CompressedLayer, torch.Tensor]:
         """Choose what every layer keeps of the waiting tokens; [H_kv, waiting], bool.
 
         Pinned tokens are kept besides the budget.
+
+        Args:
+            waiting: Indices of the tokens.
+            num_to_come: Tokens that the text goes on with: what waits is a block of it.
         """
         if self.has_scores:
             # not those that a mark protected when the rest was read again, and that is gone since
             waiting = self.reread.tokens
         if not waiting:
             return {}
-        eviction = self._config.eviction
         scores = self.reread.scores() if self.has_scores else self._one_pass_scores(waiting)
-        # one budget for all layers, and layers may be on several devices
-        devices = [of_layer.device for of_layer in scores]
-        scores = [of_layer.to(devices[0]) for of_layer in scores]
-        kept = select_kept(scores, eviction.keep_ratio, eviction.head_floor, eviction.newest_share)
-        kept = [mask.to(device) for mask, device in zip(kept, devices, strict=True)]
-        self.reset(waiting.stop)
+        kept = self._choose(scores, waiting, num_to_come)
         for mask in kept:
             for tokens in self.pinned:
                 mask[:, _overlap(tokens, waiting)] = True
         return dict(zip(self._layers, kept, strict=True))
+
+    def _choose(
+        self, scores: list[torch.Tensor], waiting: range, num_to_come: int
+    ) -> list[torch.Tensor]:
+        eviction = self._config.eviction
+        start = waiting.start if self._text_start is None else self._text_start
+        keep_ratio, newest_share = block_shares(
+            eviction.keep_ratio,
+            eviction.newest_share,
+            num_before=waiting.start - start,
+            num_waiting=len(waiting),
+            num_to_come=num_to_come,
+        )
+        self.reset(waiting.stop)
+        if num_to_come:
+            self._text_start = start
+        # one budget for all layers, and layers may be on several devices
+        devices = [of_layer.device for of_layer in scores]
+        scores = [of_layer.to(devices[0]) for of_layer in scores]
+        kept = select_kept(scores, keep_ratio, eviction.head_floor, newest_share)
+        return [mask.to(device) for mask, device in zip(kept, devices, strict=True)]
 
     def _one_pass_scores(self, waiting: range) -> list[torch.Tensor]:
         name = self._config.eviction.scorer

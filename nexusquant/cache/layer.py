@@ -201,21 +201,23 @@ class CompressedLayer(CacheLayerMixin):
         positions = torch.arange(tokens.start, border, device=keys.device)
         return _join(self.codec.decode(*packed, positions, keys.dtype), (keys, values))
 
-    def commit(self, kept: torch.Tensor | None = None) -> None:
-        """Close the span, if one is open, and let go of what is not kept.
+    def commit(self, kept: torch.Tensor | None = None, *, closes: bool = True) -> None:
+        """Let go of what is not kept, code the rest, and close the span if one is open.
 
         Args:
             kept: Which of the newest tokens before the recent window stay; those before them
                 all do. [H_kv, n], bool; None keeps all.
+            closes: False leaves the span open, for the rest of a long text.
         """
         if self.codec is not None and self.is_initialized:
             end = self.num_seen - self.config.recent_window
             if kept is not None:
                 kept = self._evict_coded(end - kept.shape[1], kept)
             self._code_until(end, kept)
-            if self.span_start is not None:
+            if closes and self.span_start is not None:
                 self.recent = self.codec.narrow(*self.recent, first=self.first_recent)
-        self._close_span()
+        if closes:
+            self._close_span()
 
     def _evict_coded(self, token: int, kept: torch.Tensor) -> torch.Tensor:
         """Evict among coded tokens from index `token` on; return the mask of the exact ones."""

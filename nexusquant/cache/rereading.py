@@ -6,7 +6,7 @@ know how scores become a choice, nor how a layer keeps its vectors.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -15,6 +15,11 @@ from nexusquant.cache.hf_compat import CacheLayerMixin
 from nexusquant.cache.layer import CompressedLayer
 from nexusquant.errors import CacheStateError
 from nexusquant.eviction import attend_and_score
+
+REREAD_BYTES = 64 * 2**20
+"""Bound on the logits and weights of heads that are watched at a time; one head may take more."""
+
+_FLOAT32 = 4
 
 
 class Rereading:
@@ -93,7 +98,22 @@ class _Reader:
     ) -> torch.Tensor:
         sinks, stretch = self.layer.sink_vectors(), self.layer.vectors(self.stretch)
         past = tuple(torch.cat(pair, dim=1) for pair in zip(sinks, stretch, strict=True))
-        output, scores = attend_and_score(query[0], past, self.own, scaling, softcap)
-        self.scores[:, self.columns] = scores[:, sinks[0].shape[1] :]
+        outputs = []
+        for heads, rows in self._groups_of_heads(query[0], past[0].shape[1]):
+            parts = (tuple(held[heads] for held in pair) for pair in (past, self.own))
+            output, scores = attend_and_score(query[0, rows], *parts, scaling, softcap)
+            self.scores[heads, self.columns] = scores[:, sinks[0].shape[1] :]
+            outputs.append(output)
         self.own = None
-        return output.transpose(0, 1)[None]
+        return torch.cat(outputs).transpose(0, 1)[None]
+
+    def _groups_of_heads(self, query: torch.Tensor, num_past: int) -> Iterator[tuple[slice, slice]]:
+        """KV heads whose logits and weights stay within a bound, and the queries that read them."""
+        num_heads, q_len, _ = query.shape
+        num_kv_heads = self.scores.shape[0]
+        shared_by = num_heads // num_kv_heads
+        of_head = 2 * _FLOAT32 * shared_by * q_len * (num_past + q_len)
+        at_once = max(1, REREAD_BYTES // of_head)
+        for first in range(0, num_kv_heads, at_once):
+            last = min(first + at_once, num_kv_heads)
+            yield slice(first, last), slice(first * shared_by, last * shared_by)

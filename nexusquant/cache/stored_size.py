@@ -22,6 +22,7 @@ from nexusquant.cache.measure import BYTES_UNCOMPRESSED
 from nexusquant.cache.pages import pages_for
 from nexusquant.cache.profile import stored_tensors
 from nexusquant.config import PAGE_SIZE, CompressionConfig, QuantConfig
+from nexusquant.eviction import block_shares
 from nexusquant.kernels.decode_attention.reference import CPU_BLOCK_BYTES, GPU_BLOCK_BYTES
 from nexusquant.lattice import E8Quantizer, Pairing, Rotary, RotarySegment, share_bits
 
@@ -113,23 +114,21 @@ class StoredSize:
         config = self.compression
         num_exact = min(num_tokens, config.num_sink_tokens + config.recent_window)
         num_decided = num_tokens - num_exact
-        eviction = config.eviction
-        keep_ratio = 1.0
-        if eviction is not None and num_decided >= eviction.min_span:
-            keep_ratio = eviction.keep_ratio
+        keep_ratio = self._keep_ratio(num_decided)
         narrow = self._plus(num_decided, num_exact, BYTES_UNCOMPRESSED, keep_ratio)
         return narrow._replace(exact=narrow.exact + num_tokens * self._uncoded_bytes)
 
     def while_reading(self, num_coded: int, num_exact: int, num_new: int) -> StoredParts:
-        """Bytes in the middle of a text, with a profile of the model.
+        """Bytes when a text was read, before its last block is decided on; with a profile.
 
         Args:
-            num_coded: Tokens that are in pages, or sinks.
-            num_exact: Tokens after them, in full precision.
+            num_coded: Tokens of earlier blocks, which were decided on and are in pages, or sinks.
+            num_exact: Tokens after them, in full precision: the last block.
             num_new: Those of them that were read last: windows hold them whole for the moment.
         """
         sinks = min(num_coded, self.compression.num_sink_tokens)
-        parts = self._plus(num_coded - sinks, num_exact, self.value_bytes, 1.0)
+        keep_ratio = self._keep_ratio_before_last(num_coded - sinks, num_exact)
+        parts = self._plus(num_coded - sinks, num_exact, self.value_bytes, keep_ratio)
         sink_bytes = sinks * BYTES_UNCOMPRESSED * self._num_coded_values
         num_tokens = num_coded + num_exact
         exact = parts.exact + sink_bytes + num_tokens * self._uncoded_bytes
@@ -143,6 +142,23 @@ class StoredSize:
         return BYTES_UNCOMPRESSED * sum(
             shape.values_per_token * _num_held(shape, num_tokens) for shape in self.shapes
         )
+
+    @property
+    def exact_bytes_per_token(self) -> int:
+        """One token in full precision, in the layers that have pages."""
+        return self.value_bytes * self._num_coded_values
+
+    def _keep_ratio(self, num_decided: int) -> float:
+        eviction = self.compression.eviction
+        return eviction.keep_ratio if eviction and num_decided >= eviction.min_span else 1.0
+
+    def _keep_ratio_before_last(self, num_coded: int, num_exact: int) -> float:
+        """Of all blocks but the last, which has the newest tokens."""
+        keep_ratio, eviction = self._keep_ratio(num_coded), self.compression.eviction
+        if keep_ratio == 1:
+            return 1.0
+        of_last, _ = block_shares(keep_ratio, eviction.newest_share, num_coded, num_exact, 0)
+        return (keep_ratio * (num_coded + num_exact) - of_last * num_exact) / num_coded
 
     def _plus(
         self, num_coded: int, num_exact: int, exact_bytes: int, keep_ratio: float

@@ -17,7 +17,15 @@ from nexusquant.documents.document import Document, Page
 from nexusquant.documents.page_ranges import format_page_ranges
 from nexusquant.documents.prompt import ANSWER_LEAD, DocumentPrompt, build_prompt
 from nexusquant.documents.tokens import Fit, count_pages, plan_fit
-from nexusquant.engine import Conversation, Engine, Event, Job, PrefillProgress, TextDelta
+from nexusquant.engine import (
+    BlockProgress,
+    Conversation,
+    Engine,
+    Event,
+    Job,
+    PrefillProgress,
+    TextDelta,
+)
 from nexusquant.engine.stats import CacheUsage
 from nexusquant.errors import CacheStateError, ContextLengthError
 
@@ -32,7 +40,9 @@ class ReadProgress:
         num_done: Tokens read.
         num_total: Tokens to read.
         tok_s: Tokens per second so far.
-        left_s: Seconds left at this speed; None before there is a speed.
+        left_s: Seconds left at this speed; None before there is a speed. In several blocks, for
+            both readings of all of them.
+        block: The block of the text being read; None where the text is one block.
     """
 
     page: int
@@ -41,6 +51,7 @@ class ReadProgress:
     num_total: int
     tok_s: float
     left_s: float | None
+    block: BlockProgress | None = None
 
 
 class DocumentSession:
@@ -87,7 +98,7 @@ class DocumentSession:
         """Read the pages into a new cache.
 
         The job's events are `PrefillProgress`, then `RereadProgress` if the config wants a second
-        reading.
+        reading; of a text in several blocks, both for each.
 
         Raises:
             ContextLengthError: The pages do not fit the model's context; nothing is ever cut off.
@@ -116,6 +127,7 @@ class DocumentSession:
     def progress(self, event: PrefillProgress) -> ReadProgress:
         """Say which page the first reading is at, how fast it goes and how long it takes."""
         tok_s = event.num_done / event.elapsed_s if event.elapsed_s > 0 else 0.0
+        left_s = (event.num_total - event.num_done) / tok_s if tok_s > 0 else None
         index = max(bisect_right(self._first_tokens, event.num_done - 1), 1)
         return ReadProgress(
             page=self._prompt.spans[index - 1].number,
@@ -123,7 +135,8 @@ class DocumentSession:
             num_done=event.num_done,
             num_total=event.num_total,
             tok_s=tok_s,
-            left_s=(event.num_total - event.num_done) / tok_s if tok_s > 0 else None,
+            left_s=event.block.left_s(event.elapsed_s) if event.block else left_s,
+            block=event.block,
         )
 
     def ask(self, question: str, sampling: SamplingParams) -> Job:

@@ -6,6 +6,7 @@ from nexusquant.engine.conversation import Conversation
 from nexusquant.engine.devices import default_gpu_share
 from nexusquant.engine.engine import Engine, load_embedded_model
 from nexusquant.engine.events import (
+    BlockProgress,
     Event,
     Finished,
     FinishReason,
@@ -37,6 +38,7 @@ from nexusquant.engine.worker import Job, JobState, Worker
 __all__ = [
     "DEFAULT_PRESET",
     "KL_LIMIT",
+    "BlockProgress",
     "CacheUsage",
     "ChatSession",
     "Conversation",

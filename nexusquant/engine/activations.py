@@ -11,18 +11,20 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
-from nexusquant.cache import BLOCK_BYTES, LayerShape
+from nexusquant.cache import BLOCK_BYTES, CODED_AT_ONCE, REREAD_BYTES, LayerShape
+from nexusquant.config import PAGE_SIZE
 from nexusquant.engine.prefill import CHUNK_SIZE
 from nexusquant.engine.rereading import LEAD
+from nexusquant.engine.weights import Precision
 
 _FLOAT32 = 4
 # a pair's score, its copy in one tensor for all layers, the sorted copy, and masks
 _BYTES_PER_SCORE = 4 + 4 + 4 + 4
 # where each pair of a layer was in the text: three tensors of 64 bits on the way there
 _BYTES_PER_POSITION = 3 * 8
-# exact keys and values, keys bare of their rotation and the products for that, in float32
-_COPIES_WHEN_CODING = 5
-# coding itself goes slice by slice
+# exact vectors, the same bare of their rotation and the products for that, in float32
+_COPIES_WHEN_CODING = 4
+# what becomes of them goes in smaller slices still
 _CODING_SLICE_BYTES = 14 * 2**20
 
 
@@ -38,6 +40,8 @@ class ChunkShape:
         vocabulary: Possible tokens.
         value_bytes: Bytes of one number.
         block_bytes: Bound on what attention decodes of pages at a time.
+        unpacked_weight_bytes: The largest layer's weights as numbers to compute with, where they
+            are held in fewer bits.
     """
 
     shapes: tuple[LayerShape, ...]
@@ -47,15 +51,20 @@ class ChunkShape:
     vocabulary: int
     value_bytes: int
     block_bytes: int
+    unpacked_weight_bytes: int = 0
 
     def forward_bytes(self, num_coded: int, num_exact: int, num_new: int) -> int:
         """The largest layer's tensors over `num_new` tokens, and the logits of the last one."""
         attention = max(self._attention(s, num_coded, num_exact, num_new) for s in self.shapes)
+        return self._forward(attention, num_new)
+
+    def _forward(self, attention: int, num_new: int) -> int:
         # gate, up and their product
-        mlp = num_new * self.mlp_width * 3 * self.value_bytes
-        # the residual, and its norm in float32
-        residual = num_new * self.hidden_size * (2 * self.value_bytes + 2 * _FLOAT32)
-        return residual + max(mlp, attention) + self.logits_bytes
+        mlp = num_new * self.mlp_width * 3 * self.value_bytes + self.unpacked_weight_bytes
+        # the residual and its norm; before attention and MLP, the norm in float32
+        width = num_new * self.hidden_size
+        norm = 2 * width * _FLOAT32
+        return 2 * width * self.value_bytes + max(mlp, attention, norm) + self.logits_bytes
 
     @property
     def logits_bytes(self) -> int:
@@ -65,21 +74,18 @@ class ChunkShape:
     def rereading_bytes(self, num_tokens: int) -> int:
         """A stretch read again: a forward over it, and a score for every pair."""
         num_new = min(num_tokens, CHUNK_SIZE + LEAD)
-        # of a layer in float32: products, and what the softmax makes of them
-        rows = max(shape.num_heads for shape in self.shapes) * num_new
-        weights = rows * 2 * num_new * _FLOAT32 * 2
-        return (
-            self.forward_bytes(0, num_new, num_new) + weights + _FLOAT32 * self._pairs(num_tokens)
-        )
+        attention = max(self._reread_attention(shape, num_new) for shape in self.shapes)
+        return self._forward(attention, num_new) + _FLOAT32 * self._pairs(num_tokens)
 
     def choosing_bytes(self, num_tokens: int) -> int:
         """The scores of all pairs while the best of them are found."""
         return _BYTES_PER_SCORE * self._pairs(num_tokens)
 
     def coding_bytes(self, num_exact: int) -> int:
-        """One layer's exact vectors on their way into pages."""
-        largest = max(shape.num_kv_heads * shape.head_dim for shape in self.shapes)
-        return max(num_exact * largest * _FLOAT32 * _COPIES_WHEN_CODING, _CODING_SLICE_BYTES)
+        """One layer's exact vectors on their way into pages: those that stay are copied out."""
+        largest = num_exact * max(shape.num_kv_heads * shape.head_dim for shape in self.shapes)
+        in_float32 = min(largest, CODED_AT_ONCE) * _FLOAT32 * _COPIES_WHEN_CODING
+        return 2 * largest * self.value_bytes + max(in_float32, _CODING_SLICE_BYTES)
 
     def decoding_bytes(self, num_tokens: int) -> int:
         """One token's forward: blocks of pages are decoded, up to a bound."""
@@ -92,49 +98,66 @@ class ChunkShape:
             num_coded, num_exact = 0, min(num_exact, shape.sliding_window + num_new)
         one_head = 2 * num_exact * shape.head_dim * self.value_bytes
         query = num_new * shape.num_heads * shape.head_dim * self.value_bytes
-        # the queries, their rotation and what comes out; the layer's vectors joined to new ones
-        attention = 3 * query + shape.num_kv_heads * one_head
+        # the layer's vectors joined to new ones, before they are attended to
+        joining = shape.num_kv_heads * one_head
         if num_coded:
-            joined = num_exact * shape.num_kv_heads * shape.head_dim * 2 * _FLOAT32
+            # the same joined to sinks, whose keys are float32
+            numbers = num_exact * shape.num_kv_heads * shape.head_dim
+            joined = numbers * (_FLOAT32 + self.value_bytes)
             block = self._block(shape, max(num_coded, num_exact), num_new)
-            # queries, their weighted sums and sums to be, in float32
-            rows = 4 * num_new * shape.num_heads * shape.head_dim * _FLOAT32
-            return attention + rows + joined + block
+            # queries and their weighted sums, in float32
+            rows = 2 * num_new * shape.num_heads * shape.head_dim * _FLOAT32
+            return 3 * query + max(joining, rows + joined + block)
         mask = num_new * num_exact * (1 + self.value_bytes)
         # heads of queries that share keys get copies of them where there is a mask
         is_shared = shape.num_heads != shape.num_kv_heads
-        return attention + mask + is_shared * shape.num_heads * one_head
+        # the queries, their rotation and what comes out
+        return 3 * query + max(joining, mask + is_shared * shape.num_heads * one_head)
+
+    def _reread_attention(self, shape: LayerShape, num_new: int) -> int:
+        """Of one layer, in float32: queries, keys and values, products and their softmax."""
+        of_head = 2 * _FLOAT32 * num_new * 2 * num_new * (shape.num_heads // shape.num_kv_heads)
+        at_once = min(shape.num_kv_heads, max(1, REREAD_BYTES // of_head))
+        # queries and what comes out; keys and values of the stretch and of the tokens themselves
+        query = num_new * shape.num_heads * shape.head_dim
+        own = num_new * shape.num_kv_heads * shape.head_dim * 2
+        share = at_once / shape.num_kv_heads
+        wide = round(share * (2 * query + 2 * own)) * _FLOAT32
+        return at_once * of_head + wide + (3 * query + 2 * own) * self.value_bytes
 
     def _block(self, shape: LayerShape, num_tokens: int, num_new: int) -> int:
-        """A block of decoded pages: keys, values, and logits of every query."""
+        """A block of decoded pages: keys, values, and every query's logits, raised and weights."""
         rows = shape.num_heads // shape.num_kv_heads * num_new
-        per_token = _FLOAT32 * shape.num_kv_heads * (4 * shape.head_dim + 2 * rows)
-        return min(self.block_bytes, num_tokens * per_token)
+        numbers = _FLOAT32 * shape.num_kv_heads
+        most = max(PAGE_SIZE, self.block_bytes // (numbers * (4 * shape.head_dim + 2 * rows)))
+        return min(num_tokens, most) * numbers * (2 * shape.head_dim + 3 * rows)
 
     def _pairs(self, num_tokens: int) -> int:
         return num_tokens * self.num_heads_coded
 
 
 def chunk_shape(
-    config: PreTrainedConfig, shapes: Sequence[LayerShape], value_bytes: int, *, on_gpu: bool
+    config: PreTrainedConfig, shapes: Sequence[LayerShape], precision: Precision, *, on_gpu: bool
 ) -> ChunkShape:
     """Read the sizes off a config.
 
     Args:
         config: Of the model.
         shapes: Its layers.
-        value_bytes: Bytes of one number.
+        precision: What the weights are held in.
         on_gpu: Whether a GPU does it.
     """
     config = config.get_text_config(decoder=True)
+    width, value_bytes = _mlp_width(config), precision.value_bytes
     return ChunkShape(
         tuple(set(shapes)),
         sum(shape.num_kv_heads for shape in shapes if shape.can_be_coded),
         config.hidden_size,
-        _mlp_width(config),
+        width,
         config.vocab_size,
         value_bytes,
         BLOCK_BYTES["cuda" if on_gpu else "cpu"],
+        width * config.hidden_size * value_bytes * precision.is_quantized,
     )
 
 

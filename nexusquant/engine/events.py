@@ -31,21 +31,47 @@ class LoadProgress:
 
 
 @dataclass(frozen=True)
+class BlockProgress:
+    """Where in a long text, which is read block by block, and how much of all that is done.
+
+    Args:
+        number: The block at hand, from 1.
+        num_blocks: Blocks of the text.
+        share: Of the whole work, both readings of every block, in [0, 1].
+    """
+
+    number: int
+    num_blocks: int
+    share: float
+
+    def left_s(self, elapsed_s: float) -> float | None:
+        """Seconds left for the rest of it, if `elapsed_s` went by; None before any is done."""
+        return elapsed_s * (1 - self.share) / self.share if self.share else None
+
+
+@dataclass(frozen=True)
 class PrefillProgress:
     """Tokens read so far of the text given to `prefill`, and seconds since it began."""
 
     num_done: int
     num_total: int
     elapsed_s: float
+    block: BlockProgress | None = None
+    """None where the text is one block."""
 
 
 @dataclass(frozen=True)
 class RereadProgress:
-    """Tokens read again so far to see what matters, of those to read; seconds since that began."""
+    """Tokens read again so far to see what matters, of those to read; seconds since that began.
+
+    In a text of several blocks, seconds since the text began.
+    """
 
     num_done: int
     num_total: int
     elapsed_s: float
+    block: BlockProgress | None = None
+    """None where the text is one block."""
 
 
 @dataclass(frozen=True)

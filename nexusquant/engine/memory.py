@@ -83,6 +83,18 @@ def _read(device: torch.device) -> MemoryReading:
     return MemoryReading(f"CPU ({name})", memory.total, memory.available, process)
 
 
+def bytes_for_tensors(device: torch.device) -> int:
+    """Bytes that new tensors can take on a GPU: free, or held by torch without use.
+
+    Args:
+        device: A CUDA device.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    reserved = torch.cuda.memory_reserved(device)
+    allowed = round(total * torch.cuda.get_per_process_memory_fraction(device)) - reserved
+    return min(free, allowed) + reserved - torch.cuda.memory_allocated(device)
+
+
 def _ask_driver(device: torch.device) -> tuple[int, int]:
     """Total and free bytes of a GPU, from NVML or, where that does not answer, from CUDA."""
     import pynvml

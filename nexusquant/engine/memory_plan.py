@@ -3,10 +3,10 @@
 Knows the phases of a turn and what is alive in each of them. What a cache holds, `cache` knows;
 what weights take, `weights`. Works from a config alone.
 
-A text goes through three phases, and the largest decides: reading (the text exact, up to
-`exact_prefill_tokens`, and one chunk's activations), choosing and coding (the same text, scores of
-every pair, one layer's vectors in float32), and answering (what is stored, and blocks of it
-decoded).
+A text is read in blocks of what may stay exact at once. Three phases compete for the peak: reading
+(what earlier blocks left, the last block exact, one chunk's activations), choosing and coding (the
+same, scores of the block's pairs, one layer's vectors in float32), and answering (what is stored,
+and blocks of it decoded).
 """
 
 from __future__ import annotations
@@ -20,12 +20,20 @@ from transformers import PreTrainedConfig
 from nexusquant.cache import StoredSize, layer_shapes
 from nexusquant.config import PAGE_SIZE, CompressionConfig
 from nexusquant.engine.activations import ChunkShape, chunk_shape
+from nexusquant.engine.blocks import block_ends
 from nexusquant.engine.memory import CUDA_CONTEXT_BYTES
 from nexusquant.engine.prefill import CHUNK_SIZE
 from nexusquant.engine.weights import Precision, WeightCount, count_weights
 
-LEAST_EXACT_SPAN = 512
-"""Shorter spans would be coded before a scorer has seen enough of them."""
+WORKSPACE_BYTES = 72 * 2**20
+"""Of what a CUDA context takes, the workspaces of matrix products, which torch counts among its
+tensors; measured once on an H100 with torch 2.11."""
+
+LEAST_EXACT_SPAN = 1024
+"""Shorter blocks would be decided on before a scorer has seen enough of them."""
+
+MOST_BLOCK_BYTES = 2**30
+"""Bound on the exact keys and values of one block, where a text takes more than one anyway."""
 
 _TYPICAL_TOKENS = 16_384
 _LONGEST = 2**24
@@ -74,20 +82,31 @@ class MemoryPlan:
         stored = self.stored_bytes(num_tokens)
         return self.size.uncompressed(num_tokens) / stored if stored else 1.0
 
+    def block_span(self, num_tokens: int) -> int:
+        """Tokens that are exact at once while so long a text is read, if the device has room."""
+        span, per_token = self.compression.exact_prefill_tokens, self.size.exact_bytes_per_token
+        if num_tokens > span:
+            while span // 2 >= LEAST_EXACT_SPAN and span * per_token > MOST_BLOCK_BYTES:
+                span //= 2
+        return span
+
     def reading_bytes(self, num_tokens: int) -> int:
         """Most bytes of cache, activations and logits while the text is read."""
-        return max(map(self._forward_at, self._moments(num_tokens))) if num_tokens else 0
+        if num_tokens == 0:
+            return 0
+        moment = self._fullest(num_tokens)
+        return self.size.while_reading(*moment).total + self.chunk.forward_bytes(*moment)
 
     def coding_bytes(self, num_tokens: int) -> int:
         """Most bytes while what stays is chosen and coded; the cache is still as it was read."""
         if self.compression.is_off or num_tokens == 0:
             return 0
-        end = self._moments(num_tokens)[1]
-        held = self.size.while_reading(*end).total
-        choosing = self.chunk.choosing_bytes(num_tokens) if self.compression.eviction else 0
+        end = self._fullest(num_tokens)
+        held, block = self.size.while_reading(*end).total, end.num_exact
+        choosing = self.chunk.choosing_bytes(block) if self.compression.eviction else 0
         if self.compression.reads_twice(num_tokens):
-            choosing = max(choosing, self.chunk.rereading_bytes(num_tokens))
-        return held + max(choosing, self.chunk.coding_bytes(end.num_exact))
+            choosing = max(choosing, self.chunk.rereading_bytes(block))
+        return held + max(choosing, self.chunk.coding_bytes(block))
 
     def answering_bytes(self, num_tokens: int) -> int:
         """Most bytes of cache and activations while one token after another is answered."""
@@ -99,7 +118,10 @@ class MemoryPlan:
         return max(phase(num_tokens) for phase in phases)
 
     def needed_bytes(self, num_tokens: int) -> int:
-        """All that the device must have free before the model is loaded."""
+        """All that the device must have free before the model is loaded, to read it as planned.
+
+        With shorter blocks it takes less; see `exact_span_that_fits`.
+        """
         return self.context_bytes + self.weight_bytes + self.cache_peak_bytes(num_tokens)
 
     def tokens_that_fit(self, free_bytes: int) -> int:
@@ -109,15 +131,16 @@ class MemoryPlan:
             free_bytes: Free before the model is loaded.
 
         Returns:
-            Tokens, whatever the model was trained for: every shorter text fits too. 0 where not
-            even the weights fit.
+            Tokens, whatever the model was trained for, in the shortest blocks that are read: every
+            shorter text fits too. 0 where not even the weights fit.
         """
         fitting, too_many = 0, _LONGEST
-        if self.needed_bytes(PAGE_SIZE) > free_bytes:
+        plan = self.in_shortest_blocks()
+        if plan.needed_bytes(PAGE_SIZE) > free_bytes:
             return 0
         while too_many - fitting > 1:
             middle = (fitting + too_many) // 2
-            if max(map(self.needed_bytes, self._hardest_up_to(middle))) <= free_bytes:
+            if max(map(plan.needed_bytes, plan._hardest_up_to(middle))) <= free_bytes:
                 fitting = middle
             else:
                 too_many = middle
@@ -129,25 +152,31 @@ class MemoryPlan:
         size = replace(self.size, compression=compression)
         return replace(self, compression=compression, size=size)
 
-    def exact_span_that_fits(self, num_tokens: int, free_bytes: int) -> int | None:
-        """Most tokens that can stay exact while so long a text is read; halves of the config's.
+    def in_shortest_blocks(self) -> MemoryPlan:
+        """The same plan with the fewest tokens exact at once."""
+        return self.with_exact_span(min(LEAST_EXACT_SPAN, self.compression.exact_prefill_tokens))
 
-        What is scored and coded is exact then; a shorter span costs a little of that and makes
-        room for a longer text.
+    def exact_span_that_fits(self, num_tokens: int, free_bytes: int) -> int | None:
+        """Most tokens that can be exact at once while so long a text is read; halves of the most.
+
+        A later block sees earlier ones as they are stored: fewer blocks are a little more exact,
+        shorter ones make room for a longer text.
 
         Args:
             num_tokens: Tokens of the text, answer included.
             free_bytes: Free before the model is loaded.
 
         Returns:
-            Tokens, `LEAST_EXACT_SPAN` or more; None where the text does not fit at all.
+            Tokens, `LEAST_EXACT_SPAN` or more unless the config says less; None where the text does
+            not fit at all.
         """
-        span = self.compression.exact_prefill_tokens
-        while span >= LEAST_EXACT_SPAN:
-            if self.with_exact_span(span).needed_bytes(num_tokens) <= free_bytes:
-                return span
+        span = self.block_span(num_tokens)
+        least = self.in_shortest_blocks().compression.exact_prefill_tokens
+        while self.with_exact_span(span).needed_bytes(num_tokens) > free_bytes:
+            if span // 2 < least:
+                return None
             span //= 2
-        return None
+        return span
 
     def terms(self, num_tokens: int) -> tuple[tuple[str, int], ...]:
         """Every part of `needed_bytes` at the moment of the peak, with its name, in order."""
@@ -165,30 +194,24 @@ class MemoryPlan:
             (f"{peak}: exact text, activations, logits", phases[peak] - stored),
         )
 
-    def _moments(self, num_tokens: int) -> tuple[_Moment, _Moment]:
-        """The fullest moment of reading, and its end: exact tokens pile up, then all are coded."""
-        num_chunks = -(-num_tokens // CHUNK_SIZE)
-        num_new = -(-num_tokens // num_chunks)
-        limit, left = self.compression.exact_prefill_tokens, self.compression.recent_window
-        first, later = limit // num_new + 1, max(0, limit - left) // num_new + 1
-        if self.compression.is_off or num_chunks < first:
-            return _Moment(0, num_tokens, num_new), _Moment(0, num_tokens, num_new)
-        num_rounds = (num_chunks - first) // later
-        coded_first, coded_later = first * num_new - left, later * num_new
-        fullest = _Moment(0, first * num_new, num_new)
-        if num_rounds:
-            coded = coded_first + (num_rounds - 1) * coded_later
-            fullest = _Moment(coded, coded_later + left, num_new)
-        num_coded = min(num_tokens, coded_first + num_rounds * coded_later)
-        return fullest, _Moment(num_coded, num_tokens - num_coded, num_new)
+    def _fullest(self, num_tokens: int) -> _Moment:
+        """The last chunk of the last block: it is exact, and all before it is coded."""
+        block_tokens, num_coded = num_tokens, 0
+        if not self.compression.is_off:
+            left = self.compression.recent_window
+            ends = [0, *block_ends(num_tokens, self.block_span(num_tokens), left)]
+            block_tokens = ends[-1] - ends[-2]
+            num_coded = max(0, ends[-2] - left)
+        num_chunks = -(-block_tokens // CHUNK_SIZE)
+        return _Moment(num_coded, num_tokens - num_coded, -(-block_tokens // num_chunks))
 
     def _hardest_up_to(self, num_tokens: int) -> tuple[int, int]:
-        """This length and a shorter one, which ends as exact tokens have piled up the most."""
-        num_coded = self._moments(num_tokens)[1].num_coded
-        return num_tokens, max(num_coded - CHUNK_SIZE, 1)
-
-    def _forward_at(self, moment: _Moment) -> int:
-        return self.size.while_reading(*moment).total + self.chunk.forward_bytes(*moment)
+        """This length and a shorter one, of as many full blocks as there can be."""
+        span, left = self.block_span(num_tokens), self.compression.recent_window
+        if self.compression.is_off or num_tokens <= span:
+            return num_tokens, num_tokens
+        num_full = (num_tokens - 1) // (span - left)
+        return num_tokens, span if num_full == 1 else num_full * (span - left)
 
 
 def plan_memory(
@@ -220,7 +243,7 @@ def plan_memory(
         weight_bytes=weights.num_bytes(precision),
         context_bytes=CUDA_CONTEXT_BYTES if on_gpu else 0,
         size=StoredSize(shapes, compression, precision.value_bytes),
-        chunk=chunk_shape(config, shapes, precision.value_bytes, on_gpu=on_gpu),
+        chunk=chunk_shape(config, shapes, precision, on_gpu=on_gpu),
     )
 
 

@@ -12,6 +12,8 @@ from transformers import PreTrainedModel
 
 from nexusquant.cache import CompressedCache, ModelProfile
 from nexusquant.config import CompressionConfig, RopeScaling
+from nexusquant.engine.block_size import exact_span
+from nexusquant.engine.blocks import Blocks
 from nexusquant.engine.events import PrefillProgress, RereadProgress
 from nexusquant.engine.prefill import prefill_chunks
 from nexusquant.engine.rereading import reread_chunks
@@ -64,13 +66,23 @@ def read_chunks(
 ) -> Generator[PrefillProgress | RereadProgress, None, torch.Tensor]:
     """Read `token_ids` [1, T] into the cache, score, evict and code.
 
+    What cannot stay exact as a whole is read in blocks, each of them scored, thinned out and coded
+    before the next one: the memory for it does not grow with the text.
+
     Yields:
         Progress after every chunk.
 
     Returns:
         Logits after the last token. [1, vocabulary].
     """
-    logits = yield from prefill_chunks(model, token_ids, cache)
-    yield from reread_chunks(model, token_ids, cache)
+    # what a stopped reading left open is no part of this text, and its ids are not known here
     cache.finish_prefill()
+    num_tokens = token_ids.shape[1]
+    blocks = Blocks(num_tokens, exact_span(model, cache, num_tokens), cache.config)
+    logits = torch.empty(0)
+    for block in blocks.ranges:
+        chunks = prefill_chunks(model, token_ids[:, block.start : block.stop], cache)
+        logits = yield from blocks.counted(chunks, block)
+        yield from blocks.counted(reread_chunks(model, token_ids[:, : block.stop], cache), block)
+        cache.finish_prefill(num_to_come=num_tokens - block.stop)
     return logits

@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from nexusquant.config import ScorerName
 from nexusquant.eviction.base import Observation, Scorer
+from nexusquant.eviction.block_budget import block_shares
 from nexusquant.eviction.expected_attention import ExpectedAttentionScorer
 from nexusquant.eviction.key_norm import KeyNormScorer
 from nexusquant.eviction.reconstruction import attend_and_score
@@ -56,6 +57,7 @@ __all__ = [
     "SnapKVScorer",
     "StreamingScorer",
     "attend_and_score",
+    "block_shares",
     "make_scorer",
     "select_kept",
 ]

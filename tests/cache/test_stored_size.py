@@ -74,20 +74,23 @@ def test_a_span_longer_than_what_stays_exact_is_predicted_too():
     assert predicted == pytest.approx(measured(model, config, 2500).stored_bytes, rel=0.03)
 
 
-@pytest.mark.parametrize("preset", ["off", "safe", "high"])
+@pytest.mark.filterwarnings("ignore:The text was not read again")
+@pytest.mark.parametrize("preset", ["off", "safe", "high", "balanced"])
 @pytest.mark.parametrize("family", ["llama", "bfloat16", "gemma2", "head_dim 20"])
 def test_an_open_span_is_predicted_by_its_coded_and_its_exact_tokens(family, preset):
-    config = replace(PRESETS[preset], exact_prefill_tokens=400)
+    config = PRESETS[preset]
     model = FAMILIES[family]()
     profile = nexusquant.build_profile(model, token_ids=tiny_models.token_ids(256))
     cache = CompressedCache(model, config, profile)
-    read(model, cache, tiny_models.token_ids(600), chunk_size=150)
+    read(model, cache, tiny_models.token_ids(900), chunk_size=150)
+    cache.finish_prefill(num_to_come=450)
+    read(model, cache, tiny_models.token_ids(450), chunk_size=150)
     layer = cache.layers[-1]
     num_coded = layer.first_recent
     predicted = size_of(model, config).while_reading(num_coded, layer.num_recent, 150)
     usage = cache.usage()
     # a profile moves bits from layer to layer
-    assert predicted.total == pytest.approx(usage.stored_bytes, rel=0.01)
+    assert predicted.total == pytest.approx(usage.stored_bytes, rel=0.02)
     assert (num_coded > 0) == (usage.num_quantized_pairs > 0)
 
 

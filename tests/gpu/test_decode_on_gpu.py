@@ -77,7 +77,7 @@ def test_exact_vectors_past_their_number_are_not_seen() -> None:
     view, query, scaling = to_gpu(case.view()), case.query().to(GPU), case.scaling(case.view())
     exact = [torch.randn(2, 5, 64, device=GPU) for _ in range(2)]
     room = [torch.nn.functional.pad(held, (0, 0, 0, 9), value=torch.nan) for held in exact]
-    num_exact = torch.tensor([5], dtype=torch.int32, device=GPU)
+    num_exact = torch.tensor([5], device=GPU)
     actual = attend(query, view, *room, scaling, num_exact=num_exact)
     torch.testing.assert_close(actual, attend(query, view, *exact, scaling))
 

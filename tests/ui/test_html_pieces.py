@@ -14,6 +14,7 @@ from test_presenters import MEMORY, stats_of
 from nexusquant.config import PRESETS, CompressionConfig, EvictionConfig, QuantConfig, ScorerName
 from nexusquant.documents import Document, Fit, Page, PageCount, ReadProgress
 from nexusquant.engine import (
+    BlockProgress,
     Finished,
     FinishReason,
     LoadProgress,
@@ -109,6 +110,24 @@ def test_reading_tells_speed_and_time_left():
     text = gauge.request_status(Snapshot(Phase.READING, progress=PrefillProgress(100, 3100, 1.0)))
     assert "100 tok/s" in text
     assert "about 30 s left" in text
+
+
+def test_readings_of_a_text_in_blocks_share_one_meter_and_one_time():
+    block = BlockProgress(2, 8, 0.25)
+    for progress in (PrefillProgress(900, 3200, 6.0, block), RereadProgress(800, 3100, 6.0, block)):
+        text = gauge.request_status(Snapshot(Phase.READING, progress=progress))
+        assert "tokens (part 2 of 8)" in text
+        assert "about 18 s left" in text
+        assert 'aria-valuenow="25"' in text
+
+
+def test_the_page_being_read_is_told_with_the_block_it_is_in():
+    progress = ReadProgress(3, 9, 900, 3200, 150.0, 18.0, BlockProgress(2, 8, 0.25))
+    text = page_views.reading(progress, PRESETS["balanced"])
+    assert "Reading page 3" in text
+    assert "part 2 of 8" in text
+    assert "first of two" not in text
+    assert 'aria-valuenow="25"' in text
 
 
 def test_the_second_reading_is_a_meter_of_its_own_and_may_begin_without_a_speed():

@@ -43,7 +43,7 @@ def attend(
         exact_values: [H_kv, E, D_v], float.
         scaling: Factor on the products of queries and keys.
         softcap: As in `packed_attention`.
-        num_exact: How many of the exact vectors there are, [1], int32, on the device; None: all.
+        num_exact: How many of the exact vectors there are, [1], int64, on the device; None: all.
         num_parts: Blocks for each head; None: as many as fill the GPU.
 
     Returns:

@@ -250,7 +250,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
     const u8* column_factors, const u8* units, const float* sizes, const float* mean, const int* columns, const u32* speeds,
     const float* scales, float growth, float scaling, float softcap, float* maxima, float* totals,
     float* weight_sums, float* weighted, int* num_done, const float* rows, const float* offset,
-    const void* exact_keys, const void* exact_values, int exact_room, const int* num_exact, void* out) {
+    const void* exact_keys, const void* exact_values, int exact_room, const long long* num_exact, void* out) {
     extern __shared__ __align__(16) u8 shared[];
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
     const int g = lane / 4, t = lane % 4;
@@ -483,7 +483,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
     if (!is_last) return;
     __threadfence();
     if (thread == 0) num_done[head] = 0;
-    const Exact exact = {exact_keys, exact_values, exact_room, num_exact ? *num_exact : exact_room};
+    const Exact exact = {exact_keys, exact_values, exact_room, num_exact ? static_cast<int>(*num_exact) : exact_room};
     const Parts parts = {maxima, totals, weight_sums, weighted, num_parts};
     join_head(shared, query, parts, exact, head, rows, offset, scaling, softcap, out);
 }

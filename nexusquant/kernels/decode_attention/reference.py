@@ -97,7 +97,7 @@ def packed_attention(
         exact_values: [H_kv, E, D_v].
         scaling: Factor on the products of queries and keys.
         softcap: Squashes logits to (-softcap, softcap) if the model does.
-        num_exact: Exact vectors that count, the first ones, as a number on the device: [1], int32.
+        num_exact: Exact vectors that count, the first ones, as a number on the device: [1], int64.
             Those after them are finite. None: all.
 
     Returns:

@@ -1,0 +1,49 @@
+"""How much of a text may be exact at once on the device that reads it now.
+
+Knows the memory plan and what is free. Must not know how blocks are read.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import PreTrainedModel
+
+from nexusquant.cache import CompressedCache
+from nexusquant.engine.memory import bytes_for_tensors
+from nexusquant.engine.memory_plan import LEAST_EXACT_SPAN, plan_memory
+from nexusquant.engine.weights import Precision, WeightCount
+
+_LOADED_ALREADY = WeightCount(0, 0, 0)
+
+
+def exact_span(model: PreTrainedModel, cache: CompressedCache, num_new: int) -> int:
+    """Tokens that may be exact at once while `num_new` tokens are read into a cache.
+
+    On a CPU that is what the config says; on a GPU what fits beside what is there already, down to
+    the shortest blocks that are read.
+
+    Args:
+        model: The model that reads.
+        cache: What it reads into.
+        num_new: Tokens of the text.
+    """
+    devices = {parameter.device for parameter in model.parameters()}
+    gpus = [device for device in devices if device.type == "cuda"]
+    if cache.config.is_off or not gpus or num_new <= LEAST_EXACT_SPAN:
+        return cache.config.exact_prefill_tokens
+    plan = plan_memory(model.config, cache.config, _precision_of(model), weights=_LOADED_ALREADY)
+    held = cache.usage().stored_bytes if cache.num_seen_tokens else 0
+    # layers are shared out evenly: the fullest card decides
+    free = min(map(bytes_for_tensors, gpus)) * len(gpus)
+    room = plan.context_bytes + held + free
+    span = plan.exact_span_that_fits(cache.num_seen_tokens + num_new, room)
+    return span or plan.in_shortest_blocks().compression.exact_prefill_tokens
+
+
+def _precision_of(model: PreTrainedModel) -> Precision:
+    if getattr(model, "is_loaded_in_4bit", False):
+        return Precision.NF4
+    if getattr(model, "is_loaded_in_8bit", False):
+        return Precision.INT8
+    is_wide = model.dtype is torch.float32
+    return Precision.FLOAT32 if is_wide else Precision.BFLOAT16

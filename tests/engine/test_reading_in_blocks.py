@@ -1,0 +1,177 @@
+"""A long text is read in blocks of what may stay exact: their ends, their progress, their stops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import nexusquant
+from nexusquant.cache import CompressedCache
+from nexusquant.config import PRESETS, CompressionConfig, EvictionConfig, QuantConfig, ScorerName
+from nexusquant.engine import (
+    Generator,
+    LoadedModel,
+    PrefillProgress,
+    RereadProgress,
+    block_size,
+    plan_memory,
+    read_chunks,
+)
+from nexusquant.engine.block_size import exact_span
+from nexusquant.engine.blocks import block_ends
+from nexusquant.engine.memory_plan import LEAST_EXACT_SPAN
+
+EVICTION = EvictionConfig(
+    keep_ratio=0.25, head_floor=0.2, newest_share=0.3, observation_window=64, min_span=128
+)
+CONFIG = CompressionConfig(quant=QuantConfig(), eviction=EVICTION, exact_prefill_tokens=400)
+NUM_TOKENS = 900
+NUM_HEADS_OF_ALL_LAYERS = 4
+IDS = torch.tensor([list((b"The quick brown fox jumps over the lazy dog. " * 20)[:NUM_TOKENS])])
+
+
+def with_scorer(scorer: ScorerName) -> CompressionConfig:
+    return replace(CONFIG, eviction=replace(EVICTION, scorer=scorer))
+
+
+def read_in_blocks(
+    tiny: LoadedModel, config: CompressionConfig
+) -> tuple[CompressedCache, list[PrefillProgress | RereadProgress]]:
+    events: list = []
+    return nexusquant.prefill(tiny.model, IDS, config, on_progress=events.append), events
+
+
+def test_blocks_are_as_few_and_as_even_as_can_be() -> None:
+    assert block_ends(400, 400, 16) == [400]
+    assert block_ends(401, 400, 16) == [201, 401]
+    assert block_ends(900, 400, 16) == [300, 600, 900]
+    # a window that leaves no room: blocks of a page
+    assert block_ends(128, 100, 100) == [64, 128]
+    for num_tokens in range(1, 3000, 7):
+        ends = block_ends(num_tokens, 500, 16)
+        sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+        assert ends[-1] == num_tokens
+        assert max(sizes) - min(sizes) <= 1
+        assert max(sizes) + 16 * (len(sizes) > 1) <= 500
+
+
+def test_a_text_that_fits_one_block_is_read_as_ever(tiny: LoadedModel) -> None:
+    one, events = read_in_blocks(tiny, replace(CONFIG, exact_prefill_tokens=NUM_TOKENS))
+    other, _ = read_in_blocks(tiny, replace(CONFIG, exact_prefill_tokens=16_384))
+    assert {event.block for event in events} == {None}
+    assert one.usage() == other.usage()
+    ranges = [(index, index + 1) for index in range(NUM_TOKENS)]
+    assert one.kept_shares(ranges) == other.kept_shares(ranges)
+
+
+def test_every_block_is_read_and_read_again_before_the_next(tiny: LoadedModel) -> None:
+    cache, events = read_in_blocks(tiny, CONFIG)
+    seen = [(type(event), event.num_done, event.num_total) for event in events]
+    assert seen == [
+        (PrefillProgress, 300, 900),
+        (RereadProgress, 268, 868),
+        (PrefillProgress, 600, 900),
+        (RereadProgress, 568, 868),
+        (PrefillProgress, 900, 900),
+        (RereadProgress, 868, 868),
+    ]
+    assert [event.block.number for event in events] == [1, 1, 2, 2, 3, 3]
+    assert {event.block.num_blocks for event in events} == {3}
+    assert [event.block.share for event in events] == pytest.approx([k / 6 for k in range(1, 7)])
+    times = [event.elapsed_s for event in events]
+    assert times == sorted(times)
+    waiting = NUM_TOKENS - 32
+    evicted = (1 - cache.usage().kept_share) * NUM_TOKENS * NUM_HEADS_OF_ALL_LAYERS
+    kept = waiting * NUM_HEADS_OF_ALL_LAYERS - evicted
+    assert kept == pytest.approx(0.25 * waiting * NUM_HEADS_OF_ALL_LAYERS, abs=3)
+
+
+@pytest.mark.parametrize("scorer", ScorerName)
+def test_every_rule_reads_in_blocks(tiny: LoadedModel, scorer: ScorerName) -> None:
+    cache, events = read_in_blocks(tiny, with_scorer(scorer))
+    assert events[-1].block.share == 1
+    assert 0.25 < cache.usage().kept_share < 0.3
+
+
+def test_without_eviction_blocks_are_coded_and_without_codes_there_are_none(
+    tiny: LoadedModel,
+) -> None:
+    safe, events = read_in_blocks(tiny, replace(CONFIG, eviction=None))
+    assert [event.block.number for event in events] == [1, 2, 3]
+    assert safe.usage().kept_share == 1
+    off, events = read_in_blocks(tiny, CompressionConfig(exact_prefill_tokens=400))
+    assert {event.block for event in events} == {None}
+    assert off.usage().num_quantized_pairs == 0
+
+
+@pytest.mark.filterwarnings("ignore:The text was not read again")
+@pytest.mark.parametrize("num_events", range(1, 6))
+def test_a_reading_that_is_stopped_in_any_block_leaves_a_cache_that_goes_on(
+    tiny: LoadedModel, num_events: int
+) -> None:
+    cache = CompressedCache(tiny.model, CONFIG)
+    mark = cache.mark()
+    events = read_chunks(tiny.model, IDS, cache)
+    for _ in range(num_events):
+        next(events)
+    events.close()
+    num_read = cache.num_seen_tokens
+    assert num_read == 300 * ((num_events + 1) // 2)
+    # the ids of what waits are not known any more: a rule of one reading decides on it
+    list(read_chunks(tiny.model, IDS, cache))
+    assert cache.num_seen_tokens == num_read + NUM_TOKENS
+    assert 0.25 < cache.usage().kept_share < 0.35
+    cache.rewind(mark)
+    list(read_chunks(tiny.model, IDS, cache))
+    ranges = [(index, index + 1) for index in range(NUM_TOKENS)]
+    assert cache.kept_shares(ranges) == read_in_blocks(tiny, CONFIG)[0].kept_shares(ranges)
+
+
+def test_a_generator_reads_in_blocks_and_answers(tiny: LoadedModel) -> None:
+    cache = CompressedCache(tiny.model, CONFIG)
+    params = nexusquant.SamplingParams(max_new_tokens=5, temperature=0)
+    *_, finished = Generator(tiny).generate(IDS[0].tolist(), cache, params)
+    assert finished.stats.num_new_tokens == 5
+    assert finished.stats.usage.kept_share < 0.3
+
+
+@pytest.fixture
+def on_gpu(tiny: LoadedModel) -> SimpleNamespace:
+    """Looks like a model on a GPU."""
+    weight = SimpleNamespace(device=torch.device("cuda"))
+    return SimpleNamespace(
+        config=tiny.model.config, dtype=torch.bfloat16, parameters=lambda: iter([weight])
+    )
+
+
+def test_on_a_cpu_the_config_says_what_stays_exact(tiny: LoadedModel) -> None:
+    cache = CompressedCache(tiny.model, CONFIG)
+    assert exact_span(tiny.model, cache, 10**6) == 400
+
+
+def test_on_a_gpu_the_block_is_what_fits(tiny: LoadedModel, on_gpu, monkeypatch) -> None:
+    cache = CompressedCache(tiny.model, PRESETS["balanced"])
+    plan = plan_memory(tiny.model.config, PRESETS["balanced"])
+    num_new = 100_000
+
+    def span_with(free: int) -> int:
+        monkeypatch.setattr(block_size, "bytes_for_tensors", lambda device: free)
+        return exact_span(on_gpu, cache, num_new)
+
+    assert span_with(10**12) == 16_384
+    least = plan.in_shortest_blocks().cache_peak_bytes(num_new)
+    most = plan.cache_peak_bytes(num_new)
+    for share in (0.3, 0.6, 0.9):
+        free = round(least + share * (most - least))
+        span = span_with(free)
+        assert LEAST_EXACT_SPAN <= span < 16_384
+        assert plan.with_exact_span(span).cache_peak_bytes(num_new) <= free
+        assert plan.with_exact_span(2 * span).cache_peak_bytes(num_new) > free
+    # too little for any: it is tried all the same
+    assert span_with(1000) == LEAST_EXACT_SPAN
+    # a question needs no plan
+    num_new = 100
+    assert span_with(0) == 16_384

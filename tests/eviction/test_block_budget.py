@@ -1,0 +1,47 @@
+"""Blocks of a long text share one budget: that of the text."""
+
+from __future__ import annotations
+
+import pytest
+
+from nexusquant.eviction import block_shares
+
+KEEP = (0.05, 0.38, 0.64, 1.0)
+NEWEST = (0.0, 0.3, 1.0)
+
+
+def shares_of(blocks, keep_ratio, newest_share):
+    """Share to keep of every block, and of the newest tokens in that, block by block."""
+    before = 0
+    for block in blocks:
+        to_come = sum(blocks) - before - block
+        yield block_shares(keep_ratio, newest_share, before, block, to_come)
+        before += block
+
+
+@pytest.mark.parametrize("keep_ratio", KEEP)
+@pytest.mark.parametrize("newest_share", NEWEST)
+def test_one_block_has_the_budget_of_the_text(keep_ratio, newest_share):
+    assert block_shares(keep_ratio, newest_share, 0, 1000, 0) == (keep_ratio, newest_share)
+
+
+@pytest.mark.parametrize("keep_ratio", KEEP)
+@pytest.mark.parametrize("newest_share", NEWEST)
+@pytest.mark.parametrize("blocks", [(1000, 1000), (300, 300, 300, 300), (64, 4000), (4000, 64)])
+def test_blocks_together_keep_what_one_block_would(blocks, keep_ratio, newest_share):
+    shares = list(shares_of(blocks, keep_ratio, newest_share))
+    kept = [block * share for block, (share, _) in zip(blocks, shares, strict=True)]
+    newest = [kept * share for kept, (_, share) in zip(kept, shares, strict=True)]
+    assert sum(kept) == pytest.approx(keep_ratio * sum(blocks), abs=1)
+    assert sum(newest) == pytest.approx(newest_share * keep_ratio * sum(blocks), abs=1)
+    assert all(0 < share <= 1 for share, _ in shares)
+    assert all(0 <= share <= 1 for _, share in shares)
+
+
+def test_the_newest_of_the_text_are_in_its_last_blocks():
+    shares = list(shares_of((1000, 1000, 1000), 0.5, 0.8))
+    # 1,200 of 3,000 tokens: the last block as a whole, and a fifth of the one before it
+    assert [round(kept * newest, 3) for kept, newest in shares] == [0, 0.2, 1]
+    first, second, _ = (kept for kept, _ in shares)
+    # all others are kept alike
+    assert (second - 0.2) / 0.8 == pytest.approx(first)
