@@ -85,11 +85,6 @@ class CompressedCache(hf_compat.Cache):
         super().__init__(layers=layers)
 
     @property
-    def device(self) -> torch.device:
-        """Where the model was when the cache was made."""
-        return self._device
-
-    @property
     def num_seen_tokens(self) -> int:
         """Tokens the model has read or written."""
         return self.layers[0].get_seq_length()

@@ -76,8 +76,12 @@ class LayerCodec:
             encoders: Those of both coders, if they are known already.
             is_bad: See `kernels.encode_into`.
         """
-        turned = (self.rotary, self.pairing, encoders[0], is_bad)
-        plain = (None, Pairing.NONE, encoders[1], is_bad)
+        of_keys, of_values = encoders
+        # once for all parts: a GPU takes longer to find them than to code a part
+        of_keys = self.keys.encoder if of_keys is None else of_keys
+        of_values = self.values.encoder if of_values is None else of_values
+        turned = (self.rotary, self.pairing, of_keys, is_bad)
+        plain = (None, Pairing.NONE, of_values, is_bad)
         num_heads, num_tokens, dim = keys.shape
         at_once = max(PAGE_SIZE, CODED_AT_ONCE // (num_heads * dim))
         for first in range(0, num_tokens, at_once):

@@ -113,6 +113,7 @@ class CacheSteps:
 
 def steps_problem(layers: Sequence[CacheLayerMixin]) -> str | None:
     """Say why layers cannot take tokens in buffers, or None if they can."""
+    devices = set()
     for layer in layers:
         if not isinstance(layer, CompressedLayer):
             return "some of its layers see a sliding window only"
@@ -122,4 +123,5 @@ def steps_problem(layers: Sequence[CacheLayerMixin]) -> str | None:
             return "its keys were not measured before"
         if layer.span_start is not None:
             return "the text is not read to its end"
-    return None
+        devices.add(layer.sinks[0].device)
+    return "its layers are on several devices" if len(devices) > 1 else None

@@ -27,10 +27,15 @@ class RecordingTrial:
 
     problem: str | None = None
 
-    def problem_with(self, cache: CompressedCache) -> str | None:
-        """Say why steps over this cache are not recorded, or None if they are to be."""
-        if self.problem is None and cache.device.type != "cuda":
-            return f"there are no graphs for the device {cache.device.type!r}"
+    def problem_with(self, cache: CompressedCache, device: torch.device) -> str | None:
+        """Say why steps over this cache are not recorded, or None if they are to be.
+
+        Args:
+            cache: With the whole prompt in it.
+            device: Where logits are.
+        """
+        if self.problem is None and device.type != "cuda":
+            return f"there are no graphs for the device {device.type!r}"
         return self.problem or steps_problem(cache.layers)
 
 
@@ -57,7 +62,7 @@ class Decoder:
     ) -> None:
         self._model, self._cache, self._sampler = model, cache, sampler
         self._trial, self._most_tokens = trial, most_tokens
-        self.problem = trial.problem_with(cache)
+        self.problem = trial.problem_with(cache, logits.device)
         self._graph: DecodeGraph | None = None
         self._token = sampler.next_token(logits)
         self._arriving = deque([_Arrival(self._token)])

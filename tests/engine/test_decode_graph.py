@@ -37,12 +37,12 @@ question = tiny_models.token_ids(9, seed=2)
 class AnyDevice(RecordingTrial):
     """Has buffers used on a CPU too, where nothing is recorded."""
 
-    def problem_with(self, cache: CompressedCache) -> str | None:
+    def problem_with(self, cache: CompressedCache, device: torch.device) -> str | None:
         return self.problem or steps_problem(cache.layers)
 
 
 class Plain(RecordingTrial):
-    def problem_with(self, cache: CompressedCache) -> str | None:
+    def problem_with(self, cache: CompressedCache, device: torch.device) -> str | None:
         return "not wanted"
 
 
@@ -240,7 +240,7 @@ def test_a_step_that_fails_is_done_plainly_and_never_tried_again(model, profile)
     reason = "RuntimeError: operation not permitted when stream is capturing"
     assert decoder.problem == trial.problem == reason
     assert_same(*caches)
-    assert trial.problem_with(caches[1]) == reason
+    assert trial.problem_with(caches[1], logits.device) == reason
 
 
 def test_usage_counts_the_buffers_while_they_are_there(model, profile) -> None:

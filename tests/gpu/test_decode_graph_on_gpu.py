@@ -28,7 +28,7 @@ question = document[:, 200:209]
 
 
 class Plain(RecordingTrial):
-    def problem_with(self, cache: CompressedCache) -> str | None:
+    def problem_with(self, cache: CompressedCache, device: torch.device) -> str | None:
         return "not wanted"
 
 
