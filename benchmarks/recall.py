@@ -146,8 +146,8 @@ def _measure(
     started = time.perf_counter()
     reading, times = _read(loaded, profile, context)
     exact = [held_vectors(layer) for layer in reading.layers]
-    asked = _fair(loaded, exact, context)
-    found = _hits(loaded, exact, asked)
+    asked = fair(loaded, exact, context)
+    found = hits(loaded, exact, asked)
     row = {
         "task": context.task,
         "seed": seed,
@@ -165,7 +165,7 @@ def _measure(
             least = row["methods"].get(f"{OURS} {preset}", {}).get("stored_bytes", 0)
             eviction = _eviction(preset, name)
             cache = compress(reading, scores if eviction else None, eviction, least)
-            answers = _hits(loaded, [held_vectors(layer) for layer in cache.layers], asked)
+            answers = hits(loaded, [held_vectors(layer) for layer in cache.layers], asked)
             usage = cache.usage()
             row["methods"][f"{name} {preset}"] = {
                 "found": sum(answers),
@@ -192,7 +192,7 @@ def _read(
     return cache, times
 
 
-def _fair(loaded: LoadedModel, exact: Sequence[Held], context: Context) -> Context:
+def fair(loaded: LoadedModel, exact: Sequence[Held], context: Context) -> Context:
     """The questions that need the text; an open one with the uncompressed model's answer."""
     model, num_seen = loaded.model, context.ids.shape[1]
     if context.is_open:
@@ -203,7 +203,7 @@ def _fair(loaded: LoadedModel, exact: Sequence[Held], context: Context) -> Conte
     return replace(context, questions=fair)
 
 
-def _hits(loaded: LoadedModel, layers: Sequence[Held], context: Context) -> list[bool]:
+def hits(loaded: LoadedModel, layers: Sequence[Held], context: Context) -> list[bool]:
     """What was found: whole answers, of open questions single tokens."""
     answers = ask(loaded.model, layers, context.ids.shape[1], context.questions)
     if context.is_open:
