@@ -19,8 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from recall import fair, hits, load_float32, setting  # noqa: E402
-from recall_protocol import compress, held_vectors  # noqa: E402
+from recall import fair, hits, load_float32, read, setting  # noqa: E402
+from recall_protocol import CodedText, held_vectors  # noqa: E402
 from recall_summary import WHOLE, open_results  # noqa: E402
 from recall_tasks import Context, make_context  # noqa: E402
 
@@ -28,8 +28,6 @@ import nexusquant  # noqa: E402
 from nexusquant.cache.codec import LayerCodec  # noqa: E402
 from nexusquant.cache.profile import make_codecs  # noqa: E402
 from nexusquant.engine import LoadedModel  # noqa: E402
-from nexusquant.engine.prefill import prefill_chunks  # noqa: E402
-from nexusquant.engine.rereading import reread_chunks  # noqa: E402
 
 Bits = tuple[float, float]
 Codecs = Mapping[Bits, Sequence[LayerCodec | None]]
@@ -109,68 +107,50 @@ def _codecs(loaded: LoadedModel, profile: nexusquant.ModelProfile) -> Codecs:
     return codecs
 
 
-def _choices() -> Iterator[Choice]:
-    for preset, of_preset in BITS.items():
-        for bits in of_preset:
-            if preset == WHOLE:
-                yield Choice("all kept", WHOLE, bits, None)
-                continue
-            eviction = nexusquant.PRESETS[preset].eviction
-            yield Choice(preset, preset, bits, eviction)
-            for name, change in BUDGETS.items() if (preset, bits) == ("max", (2, 2)) else ():
-                yield Choice(f"{preset}, {name}", preset, bits, replace(eviction, **change))
+def _choices(bits: Bits) -> Iterator[Choice]:
+    for preset in (name for name, of_preset in BITS.items() if bits in of_preset):
+        if preset == WHOLE:
+            yield Choice("all kept", WHOLE, bits, None)
+            continue
+        eviction = nexusquant.PRESETS[preset].eviction
+        yield Choice(preset, preset, bits, eviction)
+        for name, change in BUDGETS.items() if (preset, bits) == ("max", (2, 2)) else ():
+            yield Choice(f"{preset}, {name}", preset, bits, replace(eviction, **change))
 
 
 def _rows(
     loaded: LoadedModel, profile: nexusquant.ModelProfile, codecs: Codecs, context: Context
 ) -> Iterator[dict]:
-    reading = _read(loaded, profile, context)
+    reading, _ = read(loaded, profile, context)
     scores = reading._evictor.reread.scores()
     held = [held_vectors(layer) for layer in reading.layers]
     context = fair(loaded, held, context)
     exact = hits(loaded, held, context)
-    for choice in _choices():
-        _code_with(reading, codecs[choice.bits])
-        least, eviction = 0, choice.eviction
-        if eviction:
-            least = int(reading.usage().uncompressed_bytes / FACTORS[choice.preset])
-            eviction = replace(eviction, keep_ratio=_start(choice))
-        made = compress(reading, scores if eviction else None, eviction, least)
-        usage = made.usage()
-        answers = hits(loaded, [held_vectors(layer) for layer in made.layers], context)
-        yield {
-            "task": context.task,
-            "choice": choice.name,
-            "bits": choice.bits,
-            "found": sum(answers),
-            "found_of_uncompressed": sum(map(min, exact, answers)),
-            "uncompressed": sum(exact),
-            "factor": round(usage.compression_factor, 2),
-            "kept_share": round(usage.kept_share, 4),
-        }
+    for bits, of_bits in codecs.items():
+        coded = CodedText(reading, of_bits)
+        for choice in _choices(bits):
+            least, eviction = 0, choice.eviction
+            if eviction:
+                least = int(coded.usage.uncompressed_bytes / FACTORS[choice.preset])
+                eviction = replace(eviction, keep_ratio=_start(choice))
+            held, usage = coded.compress(scores if eviction else None, eviction, least)
+            answers = hits(loaded, held, context)
+            yield {
+                "task": context.task,
+                "choice": choice.name,
+                "bits": bits,
+                "found": sum(answers),
+                "found_of_uncompressed": sum(map(min, exact, answers)),
+                "uncompressed": sum(exact),
+                "factor": round(usage.compression_factor, 2),
+                "kept_share": round(usage.kept_share, 4),
+            }
 
 
 def _start(choice: Choice) -> float:
     """A share of pairs that takes a little less than what the choice may take."""
     for_pairs = 4 * HEAD_DIM / FACTORS[choice.preset] - BYTES_BESIDE
     return min(1.0, for_pairs / (HEAD_DIM / 8 * sum(choice.bits) + 2))
-
-
-def _read(
-    loaded: LoadedModel, profile: nexusquant.ModelProfile, context: Context
-) -> nexusquant.CompressedCache:
-    cache = nexusquant.CompressedCache(loaded.model, nexusquant.PRESETS["high"], profile)
-    for chunks in (prefill_chunks, reread_chunks):
-        for _ in chunks(loaded.model, context.ids, cache):
-            pass
-    return cache
-
-
-def _code_with(reading: nexusquant.CompressedCache, codecs: Sequence[LayerCodec | None]) -> None:
-    """Have a text that was read, and is exact still, coded with other bits."""
-    for layer, codec in zip(reading.layers, codecs, strict=True):
-        layer.blank_codec = layer.codec = codec
-        layer._open_pages()
 
 
 def _write(path: Path, results: dict) -> None:
