@@ -5,6 +5,8 @@ biases: constant vectors are added to the keys of some layers before their rotat
     compared with what they cost the unchanged one, in each type of the cache. `own_kl` is what the
     type alone costs, without compression: the changed model in it against itself in float32;
     `total_kl` is what type and compression cost together, against the same.
+attention: what another way to compute attention (transformers' "eager" in place of SDPA) costs the
+    uncompressed model in the same type: no cache can be held to less.
 transfer: a profile measured on one kind of text, used on another kind, against a profile that was
     measured on that kind.
 
@@ -42,6 +44,7 @@ PLACES: dict[str, dict[int, float]] = {
     "first and last layer": {0: 0.66, 29: 1.0},
 }
 """Layers and the share of the norm that each gets."""
+ATTENTION = ("sdpa", "eager")
 KEYS_ONLY = nexusquant.QuantConfig(key_bits=2, value_bits=4)
 SAFE = nexusquant.PRESETS["safe"].quant
 
@@ -57,6 +60,8 @@ def main() -> None:
     out = {**before, "benchmark": "robustness"}
     if "biases" in options.what:
         out["biases"] = {"device": options.device, **sizes, "rows": _biases(texts, options)}
+    if "attention" in options.what:
+        out["attention"] = {"device": options.device, **sizes, "rows": _attention(texts, options)}
     if "transfer" in options.what:
         out["transfer"] = {**sizes, "rows": _transfer(loaded, texts, options)}
     options.out.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
@@ -68,11 +73,12 @@ def _options() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--text", action="append", required=True, type=lambda t: t.split("=", 1))
-    add("--what", nargs="+", default=["biases", "transfer"])
+    add("--what", nargs="+", default=["biases", "attention", "transfer"])
     add("--prefix", type=int, default=1536)
     add("--tokens", type=int, default=256)
     add("--place", nargs="+", default=list(PLACES), choices=PLACES)
     add("--device", choices=("cpu", "cuda"), default="cpu")
+    add("--norm", nargs="+", type=float, default=NORMS)
     add("--dtype", nargs="+", default=DTYPES, choices=DTYPES)
     add("--out", type=Path, default=ROOT / "benchmarks" / "results" / "robustness.json")
     add("--data-dir", type=Path, default=Path("data"))
@@ -87,9 +93,8 @@ def _ids(loaded: LoadedModel, path: str) -> torch.Tensor:
 def _biases(texts: dict[str, torch.Tensor], options: argparse.Namespace) -> list[dict]:
     folder = default_model_dir(options.data_dir)
     models = {name: load_model(folder, options.device, name) for name in DTYPES}
-    settings = [("none", 0), *((place, norm) for place in options.place for norm in NORMS)]
     rows = []
-    for place, norm in settings:
+    for place, norm in _settings(options):
         exact = {}
         with _key_biases(models["float32"], place, norm):
             for text, ids in texts.items():
@@ -107,6 +112,35 @@ def _biases(texts: dict[str, torch.Tensor], options: argparse.Namespace) -> list
     return rows
 
 
+def _settings(options: argparse.Namespace) -> list[tuple[str, float]]:
+    return [("none", 0), *((place, norm) for place in options.place for norm in options.norm)]
+
+
+def _attention(texts: dict[str, torch.Tensor], options: argparse.Namespace) -> list[dict]:
+    rows = []
+    for dtype in options.dtype:
+        loaded = load_model(default_model_dir(options.data_dir), options.device, dtype)
+        for place, norm in _settings(options):
+            for text, ids in texts.items():
+                with _key_biases(loaded, place, norm):
+                    one, other = (_log_probs_by(loaded, ids, name, options) for name in ATTENTION)
+                kl = round(_divergence(one, other), 6)
+                rows.append({"text": text, "dtype": dtype, "place": place, "norm": norm, "kl": kl})
+                print(rows[-1], flush=True)
+    return rows
+
+
+def _log_probs_by(
+    loaded: LoadedModel, ids: torch.Tensor, attention: str, options: argparse.Namespace
+) -> torch.Tensor:
+    loaded.model.set_attn_implementation(attention)
+    return _read(loaded, ids, options).log_probs
+
+
+def _divergence(expected: torch.Tensor, log_probs: torch.Tensor) -> float:
+    return float((expected.exp() * (expected - log_probs)).sum(dim=-1).mean())
+
+
 def _costs(
     loaded: LoadedModel,
     reading: ExactReading,
@@ -114,11 +148,10 @@ def _costs(
     profile: nexusquant.ModelProfile,
 ) -> dict[str, float]:
     """What the compression costs, what the type costs, and both together."""
-    own = (exact.exp() * (exact - reading.log_probs)).sum(dim=-1).mean()
     total = _kl(loaded, replace(reading, log_probs=exact), KEYS_ONLY, profile)
     costs = {
         "kl": _kl(loaded, reading, KEYS_ONLY, profile),
-        "own_kl": float(own),
+        "own_kl": _divergence(exact, reading.log_probs),
         "total_kl": total,
     }
     return {name: round(cost, 6) for name, cost in costs.items()}
