@@ -16,7 +16,7 @@ from nexusquant.cache.profile import ModelProfile
 from nexusquant.errors import CacheStateError
 from nexusquant.lattice import KeyBasis, Pairing
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _HEADER = "nexusquant_profile"
 _PARTS = ("mean", "rows", "variances")
 
