@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,7 +65,17 @@ def main() -> None:
         out["attention"] = {"device": options.device, **sizes, "rows": _attention(texts, options)}
     if "transfer" in options.what:
         out["transfer"] = {**sizes, "rows": _transfer(loaded, texts, options)}
-    options.out.write_text(json.dumps(out, indent=1) + "\n", encoding="utf-8")
+    _write(options.out, out)
+
+
+def _write(path: Path, out: dict) -> None:
+    """One row a line, so that a change can be read."""
+    text = re.sub(
+        r"\{\s*([^{}]*?)\s*\}",
+        lambda row: "{" + " ".join(row[1].split()) + "}",
+        json.dumps(out, indent=1),
+    )
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _options() -> argparse.Namespace:
