@@ -3,8 +3,8 @@
 Texts with hidden facts, manuals and plain texts are read, compressed without knowing any question,
 and asked about; see `recall_tasks.py` and `recall_protocol.py`. Recall is relative to what the
 uncompressed model finds; what it answers without the text is not asked. Every other rule gets at
-least the bytes of ours. Prints a table and writes JSON; runs add up, a text that is in the file
-already is not read again.
+least the bytes of ours, in the same bits. Prints a table and writes JSON; runs add up, a text that
+is in the file already is not read again.
 
     python benchmarks/recall.py --text prose=FILE --text speech=FILE --manual FILE.pdf
 """
@@ -15,7 +15,7 @@ import argparse
 import platform
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,14 @@ import transformers
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from recall_protocol import Held, answered, ask, compress, held_vectors, observations  # noqa: E402
+from recall_protocol import (  # noqa: E402
+    CodedText,
+    Held,
+    answered,
+    ask,
+    held_vectors,
+    observations,
+)
 from recall_summary import (  # noqa: E402
     OURS,
     SUMMARY,
@@ -37,12 +44,16 @@ from recall_summary import (  # noqa: E402
 from recall_tasks import MANUAL, TASKS, Context, make_context  # noqa: E402
 
 import nexusquant  # noqa: E402
+from nexusquant.cache.codec import LayerCodec  # noqa: E402
+from nexusquant.cache.profile import make_codecs  # noqa: E402
 from nexusquant.documents import extract  # noqa: E402
 from nexusquant.engine import LoadedModel, load_model  # noqa: E402
 from nexusquant.engine.default_model import default_model_dir, prepare_default_model  # noqa: E402
 from nexusquant.engine.prefill import prefill_chunks  # noqa: E402
 from nexusquant.engine.rereading import reread_chunks  # noqa: E402
 from nexusquant.eviction import make_scorer  # noqa: E402
+
+Codecs = Mapping[str, Sequence[LayerCodec | None]]
 
 PRESETS = ("high", "balanced", "max")
 PEERS = ("snapkv", "expected_attention", "streaming", "random")
@@ -56,6 +67,10 @@ def main() -> None:
     options = _options()
     loaded = load_float32(options.data_dir, options.device)
     profile = nexusquant.build_profile(loaded.model, loaded.tokenizer)
+    codecs = {
+        name: make_codecs(loaded.model, nexusquant.PRESETS[name].quant, profile)[0]
+        for name in (WHOLE, *PRESETS)
+    }
     results = open_results(options.out, setting("recall", loaded, options.tokens))
     hays = [_tokens(loaded, _text_file(path)) for _, path in options.text]
     manuals = [_tokens(loaded, _document(path)) for path in options.manual]
@@ -65,7 +80,7 @@ def main() -> None:
             sources = manuals if task == MANUAL else hays
             source = sources[seed % len(sources)]
             context = make_context(task, loaded.tokenizer, source, options.tokens, seed)
-            results["rows"].append(_measure(loaded, profile, context, seed, options.peer))
+            results["rows"].append(_measure(loaded, profile, codecs, context, seed, options.peer))
             write_results(options.out, results)
     write_results(options.out, results)
     print_summary(results)
@@ -120,7 +135,13 @@ def setting(benchmark: str, loaded: LoadedModel, num_tokens: int) -> dict:
         "transformers": transformers.__version__,
         "num_tokens": num_tokens,
         "keep_ratios": {name: nexusquant.PRESETS[name].eviction.keep_ratio for name in PRESETS},
+        "bits": {name: _bits(name) for name in (WHOLE, *PRESETS)},
     }
+
+
+def _bits(preset: str) -> list[float]:
+    quant = nexusquant.PRESETS[preset].quant
+    return [quant.key_bits, quant.value_bits]
 
 
 def _text_file(path: str) -> str:
@@ -138,16 +159,17 @@ def _tokens(loaded: LoadedModel, text: str) -> list[int]:
 def _measure(
     loaded: LoadedModel,
     profile: nexusquant.ModelProfile,
+    codecs: Codecs,
     context: Context,
     seed: int,
     peers: Sequence[str],
 ) -> dict:
     """Answers of every rule at every preset's budget, as counts."""
     started = time.perf_counter()
-    reading, times = _read(loaded, profile, context)
+    reading, times = read(loaded, profile, context)
     exact = [held_vectors(layer) for layer in reading.layers]
-    asked = _fair(loaded, exact, context)
-    found = _hits(loaded, exact, asked)
+    asked = fair(loaded, exact, context)
+    found = hits(loaded, exact, asked)
     row = {
         "task": context.task,
         "seed": seed,
@@ -158,15 +180,15 @@ def _measure(
         **times,
         "methods": {},
     }
-    for name in (OURS, *peers):
-        scores = _scores(name, reading, seed)
-        for preset in (WHOLE, *PRESETS) if name == OURS else PRESETS:
+    scores = {name: _scores(name, reading, seed) for name in (OURS, *peers)}
+    for preset in (WHOLE, *PRESETS):
+        coded = CodedText(reading, codecs[preset])
+        for name in (OURS,) if preset == WHOLE else scores:
             # bytes that ours used, for the others to use
             least = row["methods"].get(f"{OURS} {preset}", {}).get("stored_bytes", 0)
             eviction = _eviction(preset, name)
-            cache = compress(reading, scores if eviction else None, eviction, least)
-            answers = _hits(loaded, [held_vectors(layer) for layer in cache.layers], asked)
-            usage = cache.usage()
+            held, usage = coded.compress(scores[name] if eviction else None, eviction, least)
+            answers = hits(loaded, held, asked)
             row["methods"][f"{name} {preset}"] = {
                 "found": sum(answers),
                 "found_of_uncompressed": sum(map(min, found, answers)),
@@ -178,7 +200,7 @@ def _measure(
     return row
 
 
-def _read(
+def read(
     loaded: LoadedModel, profile: nexusquant.ModelProfile, context: Context
 ) -> tuple[nexusquant.CompressedCache, dict]:
     """An open cache of the text, read twice, and how long each reading took."""
@@ -192,7 +214,7 @@ def _read(
     return cache, times
 
 
-def _fair(loaded: LoadedModel, exact: Sequence[Held], context: Context) -> Context:
+def fair(loaded: LoadedModel, exact: Sequence[Held], context: Context) -> Context:
     """The questions that need the text; an open one with the uncompressed model's answer."""
     model, num_seen = loaded.model, context.ids.shape[1]
     if context.is_open:
@@ -203,7 +225,7 @@ def _fair(loaded: LoadedModel, exact: Sequence[Held], context: Context) -> Conte
     return replace(context, questions=fair)
 
 
-def _hits(loaded: LoadedModel, layers: Sequence[Held], context: Context) -> list[bool]:
+def hits(loaded: LoadedModel, layers: Sequence[Held], context: Context) -> list[bool]:
     """What was found: whole answers, of open questions single tokens."""
     answers = ask(loaded.model, layers, context.ids.shape[1], context.questions)
     if context.is_open:

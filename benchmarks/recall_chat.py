@@ -1,13 +1,14 @@
 """What a chat still knows at its end of what it was told at its beginning.
 
 A conversation by the model's own template, turn by turn, through the engine's `Conversation`: past
-turns are thinned out at the beginning of the next one. Facts are told in the first five turns; then
-the user and the model read each other passages of a book, with answers that are scripted, so that
-every preset has the same conversation; at the end each fact is asked for, and the conversation goes
-back to before the question. Recall is relative to preset `off`; what the model answers without the
-conversation is not asked. Prints a table and writes JSON; runs add up.
+turns are thinned out at the beginning of the next one. Facts are told in the first turn; then the
+user asks for sums, with answers that are scripted, so that every preset has the same conversation;
+at the end each fact is asked for, and the conversation goes back to before the question. Recall is
+relative to preset `off`; what the model answers without the conversation is not asked. Sums are
+what this model can hear 49 of and still know most of the facts: after as many lines of a book it
+knows next to none, with any cache. Prints a table and writes JSON; runs add up.
 
-    python benchmarks/recall_chat.py --text prose=FILE --text speech=FILE
+    python benchmarks/recall_chat.py
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ from nexusquant.engine import (  # noqa: E402
     TextDelta,
 )
 
-NUM_TURNS = (20, 50)
-FACTS_IN_TURN = (2, 2, 2, 1, 1)
-PASSAGE_TOKENS = 66
-"""Tokens that a user reads out, and as many that the model reads out: 50 turns fit in 8,192."""
+NUM_TURNS = (50,)
+LARGEST = 40
+"""Of the numbers that are added up."""
+_REMEMBER = "I will remember this:"
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,8 @@ class Chat:
         question = fact.question.split("?")[0] + "?"
         lead = fact.question.removeprefix(question).strip()
         num_tokens = len(self._loaded.tokenizer(f" {fact.answer}")["input_ids"])
-        answer = self._reply(question, lead, num_tokens)
+        asked = f"I told you to remember this. {question}"
+        answer = self._reply(asked, f"I remember this: {lead}", num_tokens)
         return bool(re.match(rf"\s*{re.escape(fact.answer)}\b", answer))
 
     def _reply(self, user: str, lead: str, num_tokens: int) -> str:
@@ -123,14 +125,13 @@ def main() -> None:
     profile = nexusquant.build_profile(loaded.model, loaded.tokenizer)
     loaded = replace(loaded, profile=profile)
     results = open_results(options.out, setting("recall_chat", loaded, loaded.context_length))
-    texts = [Path(path).read_text(encoding="utf-8")[:1_000_000] for _, path in options.text]
     done = {(row["num_turns"], row["seed"]) for row in results["rows"]}
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         for num_turns in options.turns or NUM_TURNS:
             if (num_turns, seed) not in done:
                 rng = random.Random(f"chat {num_turns} {seed}")
                 facts = needles(rng)
-                script = make_script(loaded, texts[seed % len(texts)], facts, num_turns, rng)
+                script = make_script(facts, num_turns, rng)
                 results["rows"].append(_measure(loaded, script, facts, seed))
                 write_results(options.out, results)
     write_results(options.out, results)
@@ -142,32 +143,23 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--text", action="append", required=True, type=lambda t: t.split("=", 1))
     add("--turns", action="append", type=int, help=f"instead of {NUM_TURNS}")
     add("--seeds", type=int, default=6, help="conversations of each length")
+    add("--first-seed", type=int, default=0)
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--out", type=Path, default=ROOT / "benchmarks" / "results" / "recall_chat.json")
     add("--data-dir", type=Path, default=Path("data"))
     return parser.parse_args()
 
 
-def make_script(
-    loaded: LoadedModel, text: str, facts: Sequence[Fact], num_turns: int, rng: random.Random
-) -> list[Turn]:
-    """A conversation that begins with the facts and goes on with passages of a text."""
-    ids = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
-    start = rng.randrange(len(ids) - 2 * num_turns * PASSAGE_TOKENS)
-    passages = [
-        " ".join(loaded.tokenizer.decode(ids[first : first + PASSAGE_TOKENS]).split())
-        for first in range(start, start + 2 * num_turns * PASSAGE_TOKENS, PASSAGE_TOKENS)
-    ]
-    told = iter(facts)
-    turns = []
-    for number, (user, assistant) in enumerate(zip(passages[::2], passages[1::2], strict=True)):
-        count = FACTS_IN_TURN[number] if number < len(FACTS_IN_TURN) else 0
-        sentences = " ".join(fact.sentence for _, fact in zip(range(count), told, strict=False))
-        remember = f" And please remember this: {sentences}" if sentences else ""
-        turns.append(Turn(f"I have just read: {user} What comes next?{remember}", assistant))
+def make_script(facts: Sequence[Fact], num_turns: int, rng: random.Random) -> list[Turn]:
+    """A conversation that begins with the facts and goes on with sums."""
+    told = " ".join(fact.sentence for fact in facts)
+    turns = [Turn(f"Please remember this: {told}", f"{_REMEMBER} {told}")]
+    while len(turns) < num_turns:
+        one, other = rng.randrange(2, LARGEST), rng.randrange(2, LARGEST)
+        answer = f"{one} plus {other} is {one + other}."
+        turns.append(Turn(f"What is {one} plus {other}?", answer))
     return turns
 
 
@@ -210,7 +202,6 @@ def _talk(
         "num_tokens": usages[-1].num_seen_tokens,
         "kept_share": round(usages[-1].kept_share, 4),
         "most_of_budget": round(_most_of_budget(preset, usages), 4),
-        "factor_of_one_reading": _factor_of_one_reading(loaded, preset, chat),
     }, known
 
 
@@ -229,14 +220,6 @@ def _most_of_budget(preset: str, usages: Sequence[nexusquant.CacheUsage]) -> flo
         waiting = config.eviction.min_span + longest
         waiting += config.num_sink_tokens + config.recent_window
     return max(u.num_stored_tokens / (share * u.num_seen_tokens + waiting) for u in usages)
-
-
-def _factor_of_one_reading(loaded: LoadedModel, preset: str, chat: Chat) -> float:
-    """How much smaller the same tokens are when they come as one long text."""
-    cache = CompressedCache(loaded.model, nexusquant.PRESETS[preset], loaded.profile)
-    for _ in Generator(loaded).prefill(chat.conversation._ids, cache):
-        pass
-    return round(cache.usage().compression_factor, 3)
 
 
 def _message(role: str, content: str) -> dict[str, str]:

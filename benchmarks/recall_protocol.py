@@ -1,10 +1,10 @@
 """The measurement of recall: one reading, many ways to compress it, the same questions to each.
 
 Knows the parts of a `CompressedCache`. Must not know tasks or tables. A text is read, and read
-again, once; every method then gets a copy of that cache with its span still open, and chooses what
-stays. The questions of a context are asked all at once, in a batch, of the vectors that the packed
-bytes decode to; an answer counts when every token of it is the model's likeliest one, which is what
-greedy decoding would write.
+again, once, and coded once with each pair of bits: a vector's code does not depend on what becomes
+of the others, so that a method only has to choose what stays. The questions of a context are asked
+all at once, in a batch, of the vectors that the packed bytes decode to; an answer counts when every
+token of it is the model's likeliest one, which is what greedy decoding would write.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from recall_tasks import Question
 from transformers import AttentionInterface, PreTrainedModel
 
 import nexusquant
+from nexusquant.cache.codec import LayerCodec
 from nexusquant.cache.layer import CompressedLayer
+from nexusquant.cache.measure import measure
 from nexusquant.eviction import Observation, select_kept
 
 _BATCHED = "recall_batched"
@@ -38,39 +40,78 @@ class Held:
         """The same layer before anything was read."""
         return Held(self.keys[:, :0], self.values[:, :0], self.is_there[:, :0])
 
+    def only(self, kept: torch.Tensor, first: int) -> Held:
+        """The same layer without what is not kept of the tokens from `first` on; [H_kv, n]."""
+        is_there = self.is_there.clone()
+        is_there[:, first : first + kept.shape[1]] &= kept
+        return replace(self, is_there=is_there)
 
-def compress(
-    reading: nexusquant.CompressedCache,
-    scores: Sequence[torch.Tensor] | None,
-    eviction: nexusquant.EvictionConfig | None,
-    least_bytes: int = 0,
-) -> nexusquant.CompressedCache:
-    """A copy of an open cache after the choice that scores and budgets make.
+
+class _Roomy(LayerCodec):
+    """Has room made for vectors, and codes none: bytes are counted before anything is in them."""
+
+    def encode_into(self, *_: object) -> None:
+        """See `LayerCodec.encode_into`."""
+
+
+class CodedText:
+    """A text that was read, with all of it coded.
 
     Args:
-        reading: Stays as it is.
-        scores: For each layer, [H_kv, waiting]; None removes nothing.
-        eviction: How much to keep; None with no scores.
-        least_bytes: More is kept until so many bytes are used: half-full pages make the same
-            number of pairs cost more in one method than in another.
+        reading: An open cache of the text; stays as it is.
+        codecs: Coders of every layer.
     """
-    for _ in range(_MOST_TRIES):
-        cache = copy.deepcopy(reading)
-        kept = [None] * len(cache.layers)
-        if scores is not None:
+
+    def __init__(
+        self, reading: nexusquant.CompressedCache, codecs: Sequence[LayerCodec | None]
+    ) -> None:
+        self._reading = reading
+        self._codecs = [_Roomy(**vars(codec)) for codec in codecs]
+        whole = self._committed(codecs, [None] * len(codecs))
+        self.layers = [held_vectors(layer) for layer in whole]
+        self.usage = measure(whole, [])
+
+    def compress(
+        self,
+        scores: Sequence[torch.Tensor] | None,
+        eviction: nexusquant.EvictionConfig | None,
+        least_bytes: int = 0,
+    ) -> tuple[list[Held], nexusquant.CacheUsage]:
+        """What is held after the choice that scores and budgets make, and its measured size.
+
+        Args:
+            scores: For each layer, [H_kv, waiting]; None removes nothing.
+            eviction: How much to keep; None with no scores.
+            least_bytes: More is kept until so many bytes are used: half-full pages make the same
+                number of pairs cost more in one method than in another.
+        """
+        if scores is None:
+            return self.layers, self.usage
+        for _ in range(_MOST_TRIES):
             settings = (eviction.keep_ratio, eviction.head_floor, eviction.newest_share)
             kept = select_kept(scores, *settings)
-        for layer, mask in zip(cache.layers, kept, strict=True):
+            usage = measure(self._committed(self._codecs, kept), [])
+            missing = least_bytes - usage.stored_bytes
+            if missing <= 0 or eviction.keep_ratio == 1:
+                break
+            # a little more than what is missing: new pairs fill pages up before they open others
+            step = 1.1 * missing / dict(usage.bytes_by_part)["codes"] + 0.001
+            more = eviction.keep_ratio * (1 + step)
+            eviction = replace(eviction, keep_ratio=min(1.0, more))
+        num_sinks = self._reading.config.num_sink_tokens
+        held = [layer.only(mask, num_sinks) for layer, mask in zip(self.layers, kept, strict=True)]
+        return held, usage
+
+    def _committed(
+        self, codecs: Sequence[LayerCodec | None], kept: Sequence[torch.Tensor | None]
+    ) -> list[CompressedLayer]:
+        """The reading's layers after they let go; they themselves stay as they are."""
+        layers = [copy.copy(layer) for layer in self._reading.layers]
+        for layer, codec, mask in zip(layers, codecs, kept, strict=True):
+            layer.blank_codec = layer.codec = codec
+            layer._open_pages()
             layer.commit(mask)
-        usage = cache.usage()
-        missing = least_bytes - usage.stored_bytes
-        if scores is None or missing <= 0 or eviction.keep_ratio == 1:
-            break
-        # a little more than what is missing: new pairs fill pages up before they open others
-        step = 1.1 * missing / dict(usage.bytes_by_part)["codes"] + 0.001
-        more = eviction.keep_ratio * (1 + step)
-        eviction = replace(eviction, keep_ratio=min(1.0, more))
-    return cache
+        return layers
 
 
 def observations(reading: nexusquant.CompressedCache) -> list[Observation]:

@@ -2,7 +2,7 @@
 
 python benchmarks/presets.py --text FILE | tail -n 1 > benchmarks/results/presets.json
 python benchmarks/recall.py --text prose=FILE --text speech=FILE --manual FILE.pdf
-python benchmarks/recall_chat.py --text prose=FILE --text speech=FILE
+python benchmarks/recall_chat.py
 python benchmarks/plot_recall.py
 python benchmarks/write_readme.py
 """

@@ -71,6 +71,9 @@ def test_the_tables_are_of_the_presets_as_they_are() -> None:
     measured = [json.loads(path.read_text("utf-8")) for path in RESULTS.glob("recall*.json")]
     assert measured
     assert all(recall["keep_ratios"] == ratios for recall in measured)
+    quants = {name: PRESETS[name].quant for name in ("safe", *ratios)}
+    bits = {name: [quant.key_bits, quant.value_bits] for name, quant in quants.items()}
+    assert all(recall["bits"] == bits for recall in measured)
 
 
 def test_the_recall_table_has_every_task_and_the_first_one_with_every_rule() -> None:

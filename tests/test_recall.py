@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import pytest
 import torch
 from recall_manual import completions
-from recall_protocol import answered, ask, compress, held_vectors
+from recall_protocol import CodedText, answered, ask, held_vectors
 from recall_summary import summary
 from recall_tasks import Question
 from tiny_models import VOCABULARY, llama
 
 import nexusquant
 from nexusquant.engine.prefill import prefill_chunks
+from nexusquant.eviction import select_kept
 
 CONFIG = nexusquant.PRESETS["high"]
 TEXT = torch.randint(VOCABULARY, (1, 400), generator=torch.Generator().manual_seed(0))
@@ -27,11 +29,21 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def reading(model) -> nexusquant.CompressedCache:
-    cache = nexusquant.CompressedCache(model, CONFIG)
+def profile(model) -> nexusquant.ModelProfile:
+    return nexusquant.build_profile(model, token_ids=TEXT)
+
+
+@pytest.fixture(scope="module")
+def reading(model, profile) -> nexusquant.CompressedCache:
+    cache = nexusquant.CompressedCache(model, CONFIG, profile)
     for _ in prefill_chunks(model, TEXT, cache):
         pass
     return cache
+
+
+@pytest.fixture(scope="module")
+def coded(reading) -> CodedText:
+    return CodedText(reading, [layer.codec for layer in reading.layers])
 
 
 def held(cache: nexusquant.CompressedCache) -> list:
@@ -59,9 +71,18 @@ def test_a_wrong_token_is_the_only_one_that_does_not_count(model, reading) -> No
     assert ask(model, held(reading), TEXT.shape[1], [wrong]) == [[True, False]]
 
 
-def test_what_is_held_after_a_choice_is_what_the_cache_itself_attends_to(model, reading) -> None:
-    cache = compress(reading, random_scores(reading), CONFIG.eviction)
-    (one, _) = answered(model, held(cache), TEXT.shape[1], QUESTIONS, 1)
+def test_what_is_held_after_a_choice_is_what_the_cache_itself_attends_to(
+    model, reading, coded
+) -> None:
+    scores = random_scores(reading)
+    held, usage = coded.compress(scores, CONFIG.eviction)
+    cache = copy.deepcopy(reading)
+    eviction = CONFIG.eviction
+    kept = select_kept(scores, eviction.keep_ratio, eviction.head_floor, eviction.newest_share)
+    for layer, mask in zip(cache.layers, kept, strict=True):
+        layer.commit(mask)
+    assert usage == cache.usage()
+    (one, _) = answered(model, held, TEXT.shape[1], QUESTIONS, 1)
     with torch.no_grad():
         logits = model(torch.tensor([one.ids]), past_key_values=cache, use_cache=True).logits
     assert logits[0, -1].argmax() == one.answer_ids[0]
@@ -69,13 +90,12 @@ def test_what_is_held_after_a_choice_is_what_the_cache_itself_attends_to(model, 
     assert reading.layers[0].kept.num_tokens == 0
 
 
-def test_more_is_kept_until_the_bytes_are_used(reading) -> None:
+def test_more_is_kept_until_the_bytes_are_used(reading, coded) -> None:
     scores = random_scores(reading)
-    usage = compress(reading, scores, CONFIG.eviction).usage()
+    usage = coded.compress(scores, CONFIG.eviction)[1]
     wanted = round(1.05 * usage.stored_bytes)
-    assert wanted <= compress(reading, scores, CONFIG.eviction, wanted).usage().stored_bytes
-    whole = compress(reading, None, None).usage()
-    assert whole.kept_share == 1
+    assert wanted <= coded.compress(scores, CONFIG.eviction, wanted)[1].stored_bytes
+    assert coded.compress(None, None)[1].kept_share == 1
 
 
 def test_a_sentence_is_completed_by_a_word_that_stands_nowhere_else() -> None:

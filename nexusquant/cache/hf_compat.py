@@ -186,23 +186,27 @@ def trained_length(config: PreTrainedConfig) -> int | None:
     return getattr(config, "max_position_embeddings", None)
 
 
-def keys_at(model: PreTrainedModel, token_ids: torch.Tensor, first: int) -> list[torch.Tensor]:
-    """The keys that every layer would cache for `token_ids` [1, T] at positions from `first` on.
+def keys_at(model: PreTrainedModel, token_ids: torch.Tensor, position: int) -> list[torch.Tensor]:
+    """The keys that every layer would cache for each of `token_ids` [T], alone, at `position`.
+
+    Returns:
+        [H_kv, T, D] of each layer. A token by itself attends to itself only, wherever it stands:
+        keys at two positions differ by their rotation, and not by the noise of what came before.
 
     Raises:
         TypeError: The model takes no positions.
     """
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    positions = torch.arange(first, first + token_ids.shape[1], device=token_ids.device)
+    alone = token_ids.unsqueeze(1)
     with torch.no_grad():
         model(
-            input_ids=token_ids,
-            position_ids=positions.unsqueeze(0),
+            input_ids=alone,
+            position_ids=torch.full_like(alone, position),
             past_key_values=cache,
             use_cache=True,
             **forward_options(model),
         )
-    return [layer.keys[0] for layer in cache.layers]
+    return [layer.keys[:, :, 0].transpose(0, 1) for layer in cache.layers]
 
 
 def plain_sdpa(

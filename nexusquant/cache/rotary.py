@@ -33,7 +33,7 @@ def find_pairings(model: PreTrainedModel) -> tuple[Pairing, ...]:
     num_layers = model.config.get_text_config(decoder=True).num_hidden_layers
     if rotary_of(model) is None:
         return (Pairing.NONE,) * num_layers
-    token_ids = torch.arange(1, 1 + _PROBE_TOKENS, device=model.device).unsqueeze(0)
+    token_ids = torch.arange(1, 1 + _PROBE_TOKENS, device=model.device)
     try:
         here = hf_compat.keys_at(model, token_ids, 0)
         there = hf_compat.keys_at(model, token_ids, _PROBE_SHIFT)
@@ -48,7 +48,9 @@ def find_pairings(model: PreTrainedModel) -> tuple[Pairing, ...]:
 
 
 def _pairing_between(here: torch.Tensor, there: torch.Tensor, rotary: Rotary) -> Pairing:
-    positions = torch.arange(here.shape[1], device=here.device)
+    # what all keys share may be far larger than they, and in narrow types hide how they turn
+    here, there = (keys - keys.mean(dim=1, keepdim=True) for keys in (here, there))
+    positions = torch.zeros(here.shape[1], dtype=torch.int64, device=here.device)
     if 2 * rotary.segments[0].frequencies.shape[0] > here.shape[-1]:
         return Pairing.NONE
 

@@ -30,7 +30,7 @@ LEAST_TOKENS = 512
 """Fewer tokens than these tell nothing of a preset."""
 
 _RECALLED, _NUM_CUE = range(96, 192), 32
-_FORMAT = 3
+_FORMAT = 4
 
 DEFAULT_PRESET = "safe"
 """The preset to begin with where nothing was measured, or nothing passes."""

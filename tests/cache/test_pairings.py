@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -51,6 +52,24 @@ def test_pairings_are_those_of_the_family(family):
 def test_narrow_types_do_not_hide_the_pairing(family, dtype):
     make, expected = FAMILIES[family]
     assert find_pairings(make().to(dtype)) == expected
+
+
+def add_key_biases(model, norm):
+    """Constant keys on the four pairs that turn slowest, as large biases of k_proj are."""
+    bias = torch.zeros(3, 2, 32)
+    bias[:, :, -4:] = norm / 8**0.5
+    for layer in model.model.layers[::3]:
+        layer.self_attn.k_proj.register_forward_hook(
+            lambda _module, _inputs, keys: keys + bias.flatten().to(keys)
+        )
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("norm", [0, 900])
+def test_the_noise_of_thirty_layers_in_a_narrow_type_does_not_hide_the_pairing(smollm, norm):
+    model = copy.deepcopy(smollm.model).to(torch.bfloat16)
+    add_key_biases(model, norm)
+    assert set(find_pairings(model)) == {HALVES}
 
 
 @each_family
