@@ -51,6 +51,14 @@ class DecodeGraph:
         self._num_left = most_steps
         self._open()
 
+    def turn_page(self) -> None:
+        """Code a page's worth of tokens where that is due before `run`.
+
+        Where it fails, some layers have done it and others have not: `rewind` the cache.
+        """
+        if self._steps.is_full and self._steps.can_turn_page:
+            self._steps.turn_page()
+
     def run(self) -> torch.Tensor:
         """Start a step; the token it will have chosen, in a place that the next step overwrites.
 
@@ -59,7 +67,8 @@ class DecodeGraph:
             TypeError, ValueError: The model cannot be called so. After any of them `close` it.
         """
         if self._steps.is_full:
-            self._make_room()
+            self.close()
+            self._open()
         if not self.token.is_cuda:
             self._step()
         elif self._is_recorded:
@@ -89,13 +98,6 @@ class DecodeGraph:
             self._graph.register_generator_state(self._sampler.random)
             # other threads may use the GPU meanwhile
             self._recording = torch.cuda.graph(self._graph, capture_error_mode="thread_local")
-
-    def _make_room(self) -> None:
-        if self._steps.can_turn_page:
-            self._steps.turn_page()
-        else:
-            self.close()
-            self._open()
 
     @torch.no_grad()
     def _step(self) -> None:

@@ -97,6 +97,8 @@ class Decoder:
 
     def _run_graph(self) -> bool:
         """Start a recorded step; False where that failed, and steps are plain from now on."""
+        if self._graph is not None:
+            self._graph.turn_page()
         try:
             if self._graph is None:
                 num_steps = self._most_tokens - self._num_started

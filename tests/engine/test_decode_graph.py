@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 import nexusquant
 from nexusquant.cache import CompressedCache, steps_problem
+from nexusquant.cache.layer_steps import LayerSteps
 from nexusquant.config import (
     CompressionConfig,
     EvictionConfig,
@@ -189,6 +190,7 @@ def test_a_narrow_model_and_large_key_biases_decode_the_same() -> None:
         graph = DecodeGraph(model, caches[1], sampler, ids[:, :1], 90)
         for index in range(90):
             forward(model, ids[:, index : index + 1], caches[0])
+            graph.turn_page()
             graph.token.copy_(ids[:, index : index + 1])
             graph.run()
         graph.close()
@@ -241,6 +243,29 @@ def test_a_step_that_fails_is_done_plainly_and_never_tried_again(model, profile)
     assert decoder.problem == trial.problem == reason
     assert_same(*caches)
     assert trial.problem_with(caches[1], logits.device) == reason
+
+
+def test_a_page_that_fails_halfway_is_told_and_undone_by_rewinding(
+    model, profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = nexusquant.prefill(model, document, SAFE, profile=profile)
+    mark = cache.mark()
+    expected = answer(model, cache, AnyDevice(), 80)
+    cache.rewind(mark)
+    turn_page, turned = LayerSteps.turn_page, []
+
+    def fail_in_the_second_layer(steps: LayerSteps, *given: object) -> None:
+        turned.append(steps)
+        if len(turned) == 2:
+            raise torch.OutOfMemoryError("no room")
+        turn_page(steps, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LayerSteps, "turn_page", fail_in_the_second_layer)
+        with pytest.raises(torch.OutOfMemoryError):
+            answer(model, cache, AnyDevice(), 80)
+    cache.rewind(mark)
+    assert answer(model, cache, AnyDevice(), 80) == expected
 
 
 def test_usage_counts_the_buffers_while_they_are_there(model, profile) -> None:
