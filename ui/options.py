@@ -32,6 +32,7 @@ class Options:
         device: One of `DEVICES`.
         dtype: One of `DTYPES`.
         offload: Whether layers that do not fit the GPU may wait in the computer's memory.
+        cuda_graph: Whether the steps of an answer are recorded as a CUDA graph.
         gpu_share: Most of each GPU's memory that the program takes, in (0, 1]; None: what suits
             the system.
         host: Address to listen on.
@@ -46,6 +47,7 @@ class Options:
     device: str
     dtype: str
     offload: bool
+    cuda_graph: bool
     gpu_share: float | None
     host: str
     port: int
@@ -88,6 +90,7 @@ def parse_options(
         device=flags.device,
         dtype=flags.dtype,
         offload=flags.offload,
+        cuda_graph=flags.cuda_graph,
         gpu_share=flags.gpu_share,
         host=host,
         port=flags.port,
@@ -160,6 +163,12 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let layers that do not fit the GPU wait in the computer's memory instead of refusing "
         "the model; answers are many times slower then",
+    )
+    add(
+        "--cuda-graph",
+        action="store_true",
+        help="on a GPU, record the steps of an answer once and replay them: new, little tried, and "
+        "meant to be faster; where a model cannot be recorded, the page says why",
     )
     add(
         "--gpu-share",

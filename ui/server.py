@@ -55,6 +55,7 @@ def serve(options: Options) -> int:
         options.dtype,
         gpu_share=options.gpu_share or default_gpu_share(),
         offload=options.offload,
+        cuda_graph=options.cuda_graph,
     )
     initial = InitialSettings(
         preset=options.preset,

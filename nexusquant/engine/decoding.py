@@ -23,9 +23,11 @@ class RecordingTrial:
 
     Args:
         problem: Why they cannot be recorded; None while nothing speaks against it.
+        is_wanted: Whether somebody asked for it.
     """
 
     problem: str | None = None
+    is_wanted: bool = True
 
     def problem_with(self, cache: CompressedCache, device: torch.device) -> str | None:
         """Say why steps over this cache are not recorded, or None if they are to be.
@@ -34,6 +36,8 @@ class RecordingTrial:
             cache: With the whole prompt in it.
             device: Where logits are.
         """
+        if not self.is_wanted:
+            return "it was not asked for"
         if self.problem is None and device.type != "cuda":
             return f"there are no graphs for the device {device.type!r}"
         return self.problem or steps_problem(cache.layers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Generator as Events
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ import torch
 from nexusquant.config import CompressionConfig, RopeScaling
 from nexusquant.engine.chat import Message
 from nexusquant.engine.conversation import Conversation
+from nexusquant.engine.decoding import RecordingTrial
 from nexusquant.engine.default_model import MODEL_NAME, default_model_dir, prepare_default_model
 from nexusquant.engine.devices import cap_gpu_memory, choose_device, devices_of
 from nexusquant.engine.downloads import fetch_model
@@ -54,6 +55,7 @@ class Engine:
         dtype: "auto" or a name of `model_loader.DTYPES`.
         gpu_share: Most of each GPU's memory that this program takes, in (0, 1].
         offload: Let layers for which the GPUs are too small wait in the computer's memory.
+        cuda_graph: Record the steps of an answer as a CUDA graph where a model allows it.
 
     Attributes:
         info: The loaded model in figures; None without one.
@@ -67,9 +69,10 @@ class Engine:
         *,
         gpu_share: float = 1.0,
         offload: bool = False,
+        cuda_graph: bool = False,
     ) -> None:
         self._data_dir, self._device, self._dtype = data_dir, device, dtype
-        self._gpu_share, self._offload = gpu_share, offload
+        self._gpu_share, self._offload, self._cuda_graph = gpu_share, offload, cuda_graph
         self._worker = Worker()
         self._loaded: LoadedModel | None = None
         self._measurements = Measurements(data_dir)
@@ -235,6 +238,7 @@ class Engine:
             torch.cuda.empty_cache()
         yield LoadProgress(f"Loading {label}", 0.0)
         loaded = load_model(source, how.device, how.dtype, offload=how.offload)
+        loaded = replace(loaded, trial=RecordingTrial(is_wanted=self._cuda_graph))
         self._loaded = yield from self._measurements.with_profile(loaded)
         known = self._measurements.report(self._loaded)
         self._reports = {None: known} if known else {}

@@ -145,9 +145,12 @@ class Generator:
             decode_tok_s=clock.decode_tok_s(),
             usage=cache.usage(),
             memory=self._loaded.memory(),
-            # a CPU's model has its own note
-            graph_problem=problem if self._loaded.device.type == "cuda" else None,
+            graph_problem=problem if self._is_recorded_if_possible() else None,
         )
+
+    def _is_recorded_if_possible(self) -> bool:
+        # a CPU's model has its own note
+        return self._loaded.device.type == "cuda" and self._loaded.trial.is_wanted
 
 
 def _finish_reason(

@@ -55,7 +55,7 @@ class LoadedModel:
         notes: What is not as it was asked for, in sentences.
         profile: How its keys are coded; None has every text fit them anew.
         other_devices: Where its later layers run, if not on `device`.
-        trial: Whether its steps can be recorded, once an answer tried.
+        trial: Whether its steps are to be recorded, and can be, once an answer tried.
     """
 
     name: str
@@ -67,7 +67,7 @@ class LoadedModel:
     notes: tuple[str, ...] = ()
     profile: ModelProfile | None = None
     other_devices: tuple[torch.device, ...] = ()
-    trial: RecordingTrial = field(default_factory=RecordingTrial)
+    trial: RecordingTrial = field(default_factory=lambda: RecordingTrial(is_wanted=False))
 
     def memory(self) -> MemoryReading:
         """Memory of the devices that it runs on."""
