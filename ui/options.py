@@ -127,6 +127,7 @@ def _build_parser() -> argparse.ArgumentParser:
         description="Chat and long documents on a local language model with a compressed memory.",
     )
     _add_model_flags(parser)
+    _add_device_flags(parser)
     _add_server_flags(parser)
     return parser
 
@@ -145,6 +146,17 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="compression of the KV cache at the start "
         "(default: the strongest that the self-test finds safe for the model; safe until then)",
     )
+    add(
+        "--data-dir",
+        type=Path,
+        default=default_data_dir(),
+        metavar="FOLDER",
+        help="where models and uploads are kept (default: %(default)s)",
+    )
+
+
+def _add_device_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--device",
         choices=DEVICES,
@@ -177,13 +189,6 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="most of each GPU's memory that the program takes, such as 0.9; beyond it, work fails "
         "with a message instead of slowing down (default: 0.9 on Windows, where a full GPU goes on "
         "in the computer's memory; 1 elsewhere)",
-    )
-    add(
-        "--data-dir",
-        type=Path,
-        default=default_data_dir(),
-        metavar="FOLDER",
-        help="where models and uploads are kept (default: %(default)s)",
     )
 
 
