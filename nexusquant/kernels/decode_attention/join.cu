@@ -116,7 +116,8 @@ __device__ __forceinline__ void weigh_all(
         float highest = NOTHING, total = 0.f, weight_sum = 0.f;
         for (int i = lane; i < parts.count; i += 32)
             highest = fmaxf(highest, parts.maxima[first + i * QUERIES]);
-        for (int i = lane; i < num_exact; i += 32) highest = fmaxf(highest, logits[q * num_exact + i]);
+        for (int i = lane; i < num_exact; i += 32)
+            highest = fmaxf(highest, logits[q * num_exact + i]);
         for (int step = 16; step; step /= 2)
             highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, step));
         for (int i = lane; i < parts.count; i += 32) {
@@ -148,7 +149,8 @@ __device__ __forceinline__ void join_head(
     float* totals = reinterpret_cast<float*>(shared + AT_TOTAL);
     float* shares = reinterpret_cast<float*>(shared + AT_SHARES);
     float* weights = shares + GROUPED * parts.count;
-    for (int i = thread * 4; i < ROWS * VALUE_DIM; i += THREADS * 4) copy_ahead(own_rows + i, rows + i);
+    for (int i = thread * 4; i < ROWS * VALUE_DIM; i += THREADS * 4)
+        copy_ahead(own_rows + i, rows + i);
     asm volatile("cp.async.commit_group;");
     compare_exactly(query, exact, head, scaling, softcap, weights);
     __syncthreads();
@@ -171,8 +173,8 @@ __device__ __forceinline__ void join_head(
         float sums[OWN_QUERIES] = {};
 #pragma unroll 8
         for (int e = 0; e < exact.count; e++) {
-            const long long place = (static_cast<long long>(head) * exact.room + e) * VALUE_DIM + column;
-            const float value = number<EXACT_VALUE_TYPE>(exact.values, place);
+            const long long vector = static_cast<long long>(head) * exact.room + e;
+            const float value = number<EXACT_VALUE_TYPE>(exact.values, vector * VALUE_DIM + column);
 #pragma unroll
             for (int j = 0; j < OWN_QUERIES; j++) {
                 const int q = first_query + j * QUERY_THREADS;
@@ -192,7 +194,8 @@ __device__ __forceinline__ void join_head(
             const int q = first_query + j * QUERY_THREADS;
             if (q >= GROUPED) continue;
             const float result = (sums[j] + totals[GROUPED + q] * offset[column]) / totals[q];
-            store<QUERY_TYPE>(out, static_cast<long long>(head * GROUPED + q) * VALUE_DIM + column, result);
+            const long long vector = head * GROUPED + q;
+            store<QUERY_TYPE>(out, vector * VALUE_DIM + column, result);
         }
     }
 }

@@ -1,11 +1,12 @@
 // Attention of one token's queries over packed pages, in parts of the text. Comes after `tiles.cu`
 // and `join.cu`.
 //
-// `reference.py` says what the parts have to give together. Keys are rebuilt from their digits and the
-// basis (in shared memory, for all warps of a block), turned to the tokens' positions and compared
-// with the queries; nothing of a key ever leaves its warp. The weighted sum of values stays in digits
-// until the parts are joined (`join.cu`). Digits of values are float16 numbers: put under the exponent
-// of 1024, bits are a number where they stand, so that a mask and a subtraction make two of them.
+// `reference.py` says what the parts have to give together. Keys are rebuilt from their digits and
+// the basis (in shared memory, for all warps of a block), turned to the tokens' positions and
+// compared with the queries; nothing of a key ever leaves its warp. The weighted sum of values
+// stays in digits until the parts are joined (`join.cu`). Digits of values are float16 numbers: put
+// under the exponent of 1024, bits are a number where they stand, so that a mask and a subtraction
+// make two of them.
 //
 // Set by the launcher, beside what `tiles.cu` wants: VALUE_BYTES, VALUE_WORDS, VALUE_W8, VALUE_S8,
 // N_TILES, GROUPED, HAS_MEAN, HAS_SOFTCAP, IS_WHOLE, UNROLL, QUERY_TYPE (0 float32, 1 float16,
@@ -26,7 +27,8 @@ constexpr int MAIN_BYTES = AT_STAGE + WARPS * 2 * STAGE;
 // in the end the warps' sums take the place of everything but their states
 constexpr int MERGE_BYTES = AT_BASIS + WARPS * GROUPED * (ROWS + 1) * 4;
 // read by the launcher: what a part needs, and what joining needs beside shares and weights
-extern "C" __constant__ const int shared_bytes = MAIN_BYTES > MERGE_BYTES ? MAIN_BYTES : MERGE_BYTES;
+extern "C" __constant__ const int shared_bytes =
+    MAIN_BYTES > MERGE_BYTES ? MAIN_BYTES : MERGE_BYTES;
 extern "C" __constant__ const int join_bytes = AT_SHARES;
 
 __device__ __forceinline__ void multiply_add(
@@ -175,8 +177,10 @@ __device__ __forceinline__ void prepare_queries(
             int pair = 8 * chunk + 2 * (lane % 4) + j;
             int at_left = columns[pair], at_right = columns[HALF + pair];
             bool is_there = lane_query < GROUPED;
-            left[j] = is_there && at_left >= 0 ? number<QUERY_TYPE>(query, lane_query * DIM + at_left) : 0.f;
-            right[j] = is_there && at_right >= 0 ? number<QUERY_TYPE>(query, lane_query * DIM + at_right) : 0.f;
+            const int own = lane_query * DIM;
+            const bool is_left = is_there && at_left >= 0, is_right = is_there && at_right >= 0;
+            left[j] = is_left ? number<QUERY_TYPE>(query, own + at_left) : 0.f;
+            right[j] = is_right ? number<QUERY_TYPE>(query, own + at_right) : 0.f;
             const float size = speeds[pair] ? scaling * growth : scaling;
             left[j] *= size, right[j] *= size;
             if (HAS_MEAN) {
@@ -227,7 +231,8 @@ __device__ __forceinline__ void compare(
                 half2_of(turned_right[2], turned_right[3])};
             u32 turns[4] = {};
             if (HAS_MEAN) {
-                turns[0] = half2_of(cosine[0], cosine[1]), turns[1] = half2_of(cosine[2], cosine[3]);
+                turns[0] = half2_of(cosine[0], cosine[1]);
+                turns[1] = half2_of(cosine[2], cosine[3]);
                 turns[2] = half2_of(sine[0], sine[1]), turns[3] = half2_of(sine[2], sine[3]);
             }
 #pragma unroll
@@ -243,14 +248,207 @@ __device__ __forceinline__ void compare(
     }
 }
 
+// A warp's softmax over its tokens, before the division; queries 2t and 2t + 1 of each eight.
+struct Softmax {
+    float maximum[N_TILES][2], total[N_TILES][2], weight_sum[N_TILES][2];
+    float sums[V_TILES][N_TILES][4];
+};
+
+__device__ __forceinline__ void clear(Softmax& softmax) {
+#pragma unroll
+    for (int n = 0; n < N_TILES; n++) {
+        softmax.maximum[n][0] = softmax.maximum[n][1] = NOTHING;
+        softmax.total[n][0] = softmax.total[n][1] = 0.f;
+        softmax.weight_sum[n][0] = softmax.weight_sum[n][1] = 0.f;
+#pragma unroll
+        for (int v = 0; v < V_TILES; v++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) softmax.sums[v][n][i] = 0.f;
+        }
+    }
+}
+
+// The softmax's step. With the values' scales in the maximum, no weight overflows float16.
+__device__ __forceinline__ void add_tile(
+    const u8* stage, const float* own_scales, int first, int length, float softcap, int g, int t,
+    const u32 (&position)[M_TILES][2], float (&products)[M_TILES][N_TILES][4],
+    const float (&of_mean)[M_TILES][N_TILES][4], Softmax& softmax) {
+    const u8* codes = stage + KEY_STAGE + VALUE_STAGE;
+    float exponent[M_TILES][2], sign[M_TILES][2];
+    float highest[N_TILES][2];
+#pragma unroll
+    for (int n = 0; n < N_TILES; n++) highest[n][0] = highest[n][1] = NOTHING;
+#pragma unroll
+    for (int m = 0; m < M_TILES; m++) {
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            int row = 16 * m + 8 * h + g;
+            sign[m][h] = position[m][h] & 1 ? -1.f : 1.f;
+            float scale = own_scales[codes[row]] * sign[m][h];
+            exponent[m][h] = own_scales[256 + codes[TOKENS + row]];
+            bool is_there = first + row < length;
+            float least = fmaxf(exponent[m][h], -14.f);
+#pragma unroll
+            for (int n = 0; n < N_TILES; n++) {
+#pragma unroll
+                for (int j = 0; j < 2; j++) {
+                    float logit = products[m][n][2 * h + j] * scale + of_mean[m][n][2 * h + j];
+                    logit = is_there ? capped(logit, softcap) : NOTHING * 2.f;
+                    products[m][n][2 * h + j] = logit;
+                    highest[n][j] = fmaxf(highest[n][j], logit + least);
+                }
+            }
+        }
+    }
+    bool is_higher = false;
+#pragma unroll
+    for (int n = 0; n < N_TILES; n++) {
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+#pragma unroll
+            for (int step = 4; step < 32; step *= 2)
+                highest[n][j] = fmaxf(highest[n][j], __shfl_xor_sync(~0u, highest[n][j], step));
+            is_higher |= highest[n][j] > softmax.maximum[n][j];
+        }
+    }
+    if (__any_sync(~0u, is_higher)) {
+#pragma unroll
+        for (int n = 0; n < N_TILES; n++) {
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                float higher = fmaxf(softmax.maximum[n][j], highest[n][j]);
+                float shrink = exp2_of(softmax.maximum[n][j] - higher);
+                softmax.maximum[n][j] = higher;
+                softmax.total[n][j] *= shrink, softmax.weight_sum[n][j] *= shrink;
+#pragma unroll
+                for (int v = 0; v < V_TILES; v++)
+                    softmax.sums[v][n][j] *= shrink, softmax.sums[v][n][2 + j] *= shrink;
+            }
+        }
+    }
+#pragma unroll
+    for (int m = 0; m < M_TILES; m++) {
+        u32 weights[N_TILES][2];
+#pragma unroll
+        for (int n = 0; n < N_TILES; n++) {
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                float pair[2];
+#pragma unroll
+                for (int j = 0; j < 2; j++) {
+                    float above = products[m][n][2 * h + j] - softmax.maximum[n][j];
+                    softmax.total[n][j] += exp2_of(above);
+                    pair[j] = exp2_of(above + exponent[m][h]) * sign[m][h];
+                    softmax.weight_sum[n][j] += pair[j];
+                }
+                weights[n][h] = transposed(half2_of(pair[0], pair[1]));
+            }
+        }
+        add_values(stage + KEY_STAGE + 16 * m * VALUE_BYTES, g, t, weights, softmax.sums);
+    }
+}
+
+// The warps' softmaxes to one, which is the part's.
+__device__ __forceinline__ void store_part(
+    u8* shared, int head, int part, const Parts& parts, Softmax& softmax) {
+    const int thread = threadIdx.x, warp = thread / 32, g = thread % 32 / 4, t = thread % 4;
+    float* states = reinterpret_cast<float*>(shared);
+#pragma unroll
+    for (int n = 0; n < N_TILES; n++) {
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+#pragma unroll
+            for (int step = 4; step < 32; step *= 2) {
+                softmax.total[n][j] += __shfl_xor_sync(~0u, softmax.total[n][j], step);
+                softmax.weight_sum[n][j] += __shfl_xor_sync(~0u, softmax.weight_sum[n][j], step);
+            }
+            if (g == 0) {
+                float* state = states + warp * 3 * QUERIES + 8 * n + 2 * t + j;
+                state[0] = softmax.maximum[n][j];
+                state[QUERIES] = softmax.total[n][j];
+                state[2 * QUERIES] = softmax.weight_sum[n][j];
+            }
+        }
+    }
+    __syncthreads();
+    float* merged = reinterpret_cast<float*>(shared + AT_BASIS);
+    const int stride = ROWS + 1;
+#pragma unroll
+    for (int n = 0; n < N_TILES; n++) {
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            int lane_query = 8 * n + 2 * t + j;
+            if (lane_query >= GROUPED) continue;
+            float* target = merged + (warp * GROUPED + lane_query) * stride + g;
+#pragma unroll
+            for (int v = 0; v < V_TILES; v++) {
+                target[16 * v] = softmax.sums[v][n][j];
+                target[16 * v + 8] = softmax.sums[v][n][2 + j];
+            }
+        }
+    }
+    __syncthreads();
+    const long long place = static_cast<long long>(head) * parts.count + part;
+    for (int i = thread; i < GROUPED * ROWS; i += WARPS * 32) {
+        int lane_query = i / ROWS, row = i % ROWS;
+        float highest = NOTHING;
+#pragma unroll
+        for (int w = 0; w < WARPS; w++)
+            highest = fmaxf(highest, states[w * 3 * QUERIES + lane_query]);
+        float sum = 0.f, all = 0.f, weight = 0.f;
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) {
+            const float* state = states + w * 3 * QUERIES + lane_query;
+            float shrink = exp2_of(state[0] - highest);
+            sum += merged[(w * GROUPED + lane_query) * stride + row] * shrink;
+            all += state[QUERIES] * shrink;
+            weight += state[2 * QUERIES] * shrink;
+        }
+        parts.weighted[place * QUERIES * ROWS + i] = sum;
+        if (row == 0) {
+            parts.maxima[place * QUERIES + lane_query] = highest;
+            parts.totals[place * QUERIES + lane_query] = all;
+            parts.weight_sums[place * QUERIES + lane_query] = weight;
+        }
+    }
+}
+
+// What all warps of a block share; copies are under way when it returns.
+__device__ __forceinline__ void share(
+    u8* shared, const void* query, const u8* basis, const u8* column_factors, const u8* units,
+    const float* sizes, const float* mean, const int* columns, const u32* speeds,
+    const float* scales, float growth, float scaling, int head) {
+    const int thread = threadIdx.x;
+    const u8* own_basis = basis + static_cast<long long>(head) * BASIS_BYTES;
+    for (int i = thread * 16; i < BASIS_BYTES; i += WARPS * 512)
+        copy_ahead(shared + AT_BASIS + i, own_basis + i);
+    const u8* own_columns = column_factors + static_cast<long long>(head) * COLUMN_BYTES;
+    for (int i = thread * 16; i < COLUMN_BYTES; i += WARPS * 512)
+        copy_ahead(shared + AT_COLUMNS + i, own_columns + i);
+    for (int i = thread * 16; i < UNITS_BYTES; i += WARPS * 512)
+        copy_ahead(shared + AT_UNITS + i, units + i);
+    asm volatile("cp.async.commit_group;");
+    u32* own_speeds = reinterpret_cast<u32*>(shared + AT_SPEED);
+    for (int i = thread; i < HALF; i += WARPS * 32) own_speeds[i] = speeds[i];
+    float* own_scales = reinterpret_cast<float*>(shared + AT_SCALE);
+    for (int i = thread; i < 512; i += WARPS * 32)
+        own_scales[i] = i < 256 ? scales[i] * sizes[head] : scales[i];
+    constexpr int QUERY_BYTES = QUERY_TYPE == 0 ? 4 : 2;
+    prepare_queries(
+        shared, static_cast<const u8*>(query) + head * GROUPED * DIM * QUERY_BYTES,
+        HAS_MEAN ? mean + head * DIM : nullptr, columns, speeds, growth, scaling * LOG2_E, thread);
+}
+
 extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
     const void* query, const u8* key_codes, const u8* key_scales, const u8* value_codes,
     const u8* value_scales, const int* page_table, int table_width, const long long* lengths,
     const long long* positions, int positions_width, int first_position, const u8* basis,
-    const u8* column_factors, const u8* units, const float* sizes, const float* mean, const int* columns, const u32* speeds,
-    const float* scales, float growth, float scaling, float softcap, float* maxima, float* totals,
-    float* weight_sums, float* weighted, int* num_done, const float* rows, const float* offset,
-    const void* exact_keys, const void* exact_values, int exact_room, const long long* num_exact, void* out) {
+    const u8* column_factors, const u8* units, const float* sizes, const float* mean,
+    const int* columns, const u32* speeds, const float* scales, float growth,
+    float scaling, float softcap, float* maxima, float* totals, float* weight_sums,
+    float* weighted, int* num_done, const float* rows, const float* offset,
+    const void* exact_keys, const void* exact_values, int exact_room, const long long* num_exact,
+    void* out) {
     extern __shared__ __align__(16) u8 shared[];
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
     const int g = lane / 4, t = lane % 4;
@@ -279,36 +477,17 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
     }
     asm volatile("cp.async.commit_group;");
 
-    // what all warps share, while the first codes are on their way
-    const u8* own_basis = basis + static_cast<long long>(head) * BASIS_BYTES;
-    for (int i = thread * 16; i < BASIS_BYTES; i += WARPS * 512) copy_ahead(shared + AT_BASIS + i, own_basis + i);
-    const u8* own_columns = column_factors + static_cast<long long>(head) * COLUMN_BYTES;
-    for (int i = thread * 16; i < COLUMN_BYTES; i += WARPS * 512)
-        copy_ahead(shared + AT_COLUMNS + i, own_columns + i);
-    for (int i = thread * 16; i < UNITS_BYTES; i += WARPS * 512) copy_ahead(shared + AT_UNITS + i, units + i);
-    asm volatile("cp.async.commit_group;");
-    u32* own_speeds = reinterpret_cast<u32*>(shared + AT_SPEED);
-    for (int i = thread; i < HALF; i += WARPS * 32) own_speeds[i] = speeds[i];
-    float* own_scales = reinterpret_cast<float*>(shared + AT_SCALE);
-    for (int i = thread; i < 512; i += WARPS * 32) own_scales[i] = i < 256 ? scales[i] * sizes[head] : scales[i];
-    constexpr int QUERY_BYTES = QUERY_TYPE == 0 ? 4 : 2;
-    prepare_queries(
-        shared, static_cast<const u8*>(query) + head * GROUPED * DIM * QUERY_BYTES,
-        HAS_MEAN ? mean + head * DIM : nullptr, columns, speeds, growth, scaling * LOG2_E, thread);
+    // while the first codes are on their way
+    share(
+        shared, query, basis, column_factors, units, sizes, mean, columns, speeds, scales, growth,
+        scaling, head);
     asm volatile("cp.async.wait_group 0;");
     __syncthreads();
 
     const uint2* own_units = reinterpret_cast<const uint2*>(shared + AT_UNITS);
-    float maximum[N_TILES][2], total[N_TILES][2], weight_sum[N_TILES][2];
-    float sums[V_TILES][N_TILES][4];
-#pragma unroll
-    for (int n = 0; n < N_TILES; n++) {
-        maximum[n][0] = maximum[n][1] = NOTHING;
-        total[n][0] = total[n][1] = weight_sum[n][0] = weight_sum[n][1] = 0.f;
-#pragma unroll
-        for (int v = 0; v < V_TILES; v++)
-            sums[v][n][0] = sums[v][n][1] = sums[v][n][2] = sums[v][n][3] = 0.f;
-    }
+    const float* own_scales = reinterpret_cast<const float*>(shared + AT_SCALE);
+    Softmax softmax;
+    clear(softmax);
 
 #pragma unroll 1
     for (int turn = 0; tile < end; tile += WARPS, turn ^= 1) {
@@ -338,142 +517,14 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
         float products[M_TILES][N_TILES][4] = {}, of_mean[M_TILES][N_TILES][4] = {};
         compare(shared, a, position, lane, products, of_mean);
 
-        // the softmax's step; with the values' scales in the maximum, no weight overflows float16
-        const u8* codes = stage + KEY_STAGE + VALUE_STAGE;
-        float exponent[M_TILES][2], sign[M_TILES][2];
-        float highest[N_TILES][2];
-#pragma unroll
-        for (int n = 0; n < N_TILES; n++) highest[n][0] = highest[n][1] = NOTHING;
-#pragma unroll
-        for (int m = 0; m < M_TILES; m++) {
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                int row = 16 * m + 8 * h + g;
-                sign[m][h] = position[m][h] & 1 ? -1.f : 1.f;
-                float scale = own_scales[codes[row]] * sign[m][h];
-                exponent[m][h] = own_scales[256 + codes[TOKENS + row]];
-                bool is_there = tile * TOKENS + row < pages.length;
-                float least = fmaxf(exponent[m][h], -14.f);
-#pragma unroll
-                for (int n = 0; n < N_TILES; n++) {
-#pragma unroll
-                    for (int j = 0; j < 2; j++) {
-                        float logit = products[m][n][2 * h + j] * scale + of_mean[m][n][2 * h + j];
-                        logit = is_there ? capped(logit, softcap) : NOTHING * 2.f;
-                        products[m][n][2 * h + j] = logit;
-                        highest[n][j] = fmaxf(highest[n][j], logit + least);
-                    }
-                }
-            }
-        }
-        bool is_higher = false;
-#pragma unroll
-        for (int n = 0; n < N_TILES; n++) {
-#pragma unroll
-            for (int j = 0; j < 2; j++) {
-#pragma unroll
-                for (int step = 4; step < 32; step *= 2)
-                    highest[n][j] = fmaxf(highest[n][j], __shfl_xor_sync(~0u, highest[n][j], step));
-                is_higher |= highest[n][j] > maximum[n][j];
-            }
-        }
-        if (__any_sync(~0u, is_higher)) {
-#pragma unroll
-            for (int n = 0; n < N_TILES; n++) {
-#pragma unroll
-                for (int j = 0; j < 2; j++) {
-                    float higher = fmaxf(maximum[n][j], highest[n][j]);
-                    float shrink = exp2_of(maximum[n][j] - higher);
-                    maximum[n][j] = higher;
-                    total[n][j] *= shrink, weight_sum[n][j] *= shrink;
-#pragma unroll
-                    for (int v = 0; v < V_TILES; v++)
-                        sums[v][n][j] *= shrink, sums[v][n][2 + j] *= shrink;
-                }
-            }
-        }
-#pragma unroll
-        for (int m = 0; m < M_TILES; m++) {
-            u32 weights[N_TILES][2];
-#pragma unroll
-            for (int n = 0; n < N_TILES; n++) {
-#pragma unroll
-                for (int h = 0; h < 2; h++) {
-                    float pair[2];
-#pragma unroll
-                    for (int j = 0; j < 2; j++) {
-                        float above = products[m][n][2 * h + j] - maximum[n][j];
-                        total[n][j] += exp2_of(above);
-                        pair[j] = exp2_of(above + exponent[m][h]) * sign[m][h];
-                        weight_sum[n][j] += pair[j];
-                    }
-                    weights[n][h] = transposed(half2_of(pair[0], pair[1]));
-                }
-            }
-            add_values(stage + KEY_STAGE + 16 * m * VALUE_BYTES, g, t, weights, sums);
-        }
+        add_tile(
+            stage, own_scales, tile * TOKENS, pages.length, softcap, g, t, position, products,
+            of_mean, softmax);
         __syncwarp();
     }
 
-    // the warps' sums together
-    float* states = reinterpret_cast<float*>(shared);
-#pragma unroll
-    for (int n = 0; n < N_TILES; n++) {
-#pragma unroll
-        for (int j = 0; j < 2; j++) {
-#pragma unroll
-            for (int step = 4; step < 32; step *= 2) {
-                total[n][j] += __shfl_xor_sync(~0u, total[n][j], step);
-                weight_sum[n][j] += __shfl_xor_sync(~0u, weight_sum[n][j], step);
-            }
-            if (g == 0) {
-                float* state = states + warp * 3 * QUERIES + 8 * n + 2 * t + j;
-                state[0] = maximum[n][j];
-                state[QUERIES] = total[n][j];
-                state[2 * QUERIES] = weight_sum[n][j];
-            }
-        }
-    }
-    __syncthreads();
-    float* merged = reinterpret_cast<float*>(shared + AT_BASIS);
-    const int stride = ROWS + 1;
-#pragma unroll
-    for (int n = 0; n < N_TILES; n++) {
-#pragma unroll
-        for (int j = 0; j < 2; j++) {
-            int lane_query = 8 * n + 2 * t + j;
-            if (lane_query >= GROUPED) continue;
-            float* target = merged + (warp * GROUPED + lane_query) * stride + g;
-#pragma unroll
-            for (int v = 0; v < V_TILES; v++) {
-                target[16 * v] = sums[v][n][j];
-                target[16 * v + 8] = sums[v][n][2 + j];
-            }
-        }
-    }
-    __syncthreads();
-    const long long place = static_cast<long long>(head) * num_parts + part;
-    for (int i = thread; i < GROUPED * ROWS; i += WARPS * 32) {
-        int lane_query = i / ROWS, row = i % ROWS;
-        float highest = NOTHING;
-#pragma unroll
-        for (int w = 0; w < WARPS; w++) highest = fmaxf(highest, states[w * 3 * QUERIES + lane_query]);
-        float sum = 0.f, all = 0.f, weight = 0.f;
-#pragma unroll
-        for (int w = 0; w < WARPS; w++) {
-            const float* state = states + w * 3 * QUERIES + lane_query;
-            float shrink = exp2_of(state[0] - highest);
-            sum += merged[(w * GROUPED + lane_query) * stride + row] * shrink;
-            all += state[QUERIES] * shrink;
-            weight += state[2 * QUERIES] * shrink;
-        }
-        weighted[place * QUERIES * ROWS + i] = sum;
-        if (row == 0) {
-            maxima[place * QUERIES + lane_query] = highest;
-            totals[place * QUERIES + lane_query] = all;
-            weight_sums[place * QUERIES + lane_query] = weight;
-        }
-    }
+    const Parts parts = {maxima, totals, weight_sums, weighted, num_parts};
+    store_part(shared, head, part, parts, softmax);
     // the last block of a head joins its parts
     __shared__ bool is_last;
     __threadfence();
@@ -483,7 +534,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
     if (!is_last) return;
     __threadfence();
     if (thread == 0) num_done[head] = 0;
-    const Exact exact = {exact_keys, exact_values, exact_room, num_exact ? static_cast<int>(*num_exact) : exact_room};
-    const Parts parts = {maxima, totals, weight_sums, weighted, num_parts};
+    const int count = num_exact ? static_cast<int>(*num_exact) : exact_room;
+    const Exact exact = {exact_keys, exact_values, exact_room, count};
     join_head(shared, query, parts, exact, head, rows, offset, scaling, softcap, out);
 }

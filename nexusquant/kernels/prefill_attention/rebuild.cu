@@ -1,7 +1,7 @@
 // Packed vectors of a range of every head, rebuilt in 16 bits. Comes after `tiles.cu`.
 //
-// For prompts: attention with many queries goes over a stretch of the text at a time, which is rebuilt
-// into a small workspace and forgotten again.
+// For prompts: attention with many queries goes over a stretch of the text at a time, which is
+// rebuilt into a small workspace and forgotten again.
 //
 // Set by the launcher, beside what `tiles.cu` wants: HAS_MEAN, HAS_TURN (keys are turned to their
 // positions), IS_WHOLE, OUT_TYPE (1 float16, 2 bfloat16).
@@ -58,14 +58,16 @@ __device__ __forceinline__ void rebuild_tile(
 extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) rebuild_vectors(
     const u8* codes, const u8* code_scales, const int* page_table, int table_width,
     const long long* lengths, const long long* positions, int positions_width, int first_position,
-    const u8* basis, const u8* column_factors, const u8* units, const float* sizes, const float* mean, const int* columns, const u32* speeds,
+    const u8* basis, const u8* column_factors, const u8* units, const float* sizes,
+    const float* mean, const int* columns, const u32* speeds,
     const float* scales, float growth, int first, int count, const int* starts, u16* out) {
     extern __shared__ __align__(16) u8 shared[];
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32, head = blockIdx.x;
     const int* table = page_table + head * table_width;
     const int end = min(static_cast<int>(lengths[head]), first + count);
     const u8* own_basis = basis + static_cast<long long>(head) * BASIS_BYTES;
-    for (int i = thread * 16; i < BASIS_BYTES; i += WARPS * 512) copy_ahead(shared + i, own_basis + i);
+    for (int i = thread * 16; i < BASIS_BYTES; i += WARPS * 512)
+        copy_ahead(shared + i, own_basis + i);
     const u8* own_columns = column_factors + static_cast<long long>(head) * COLUMN_BYTES;
     for (int i = thread * 16; i < COLUMN_BYTES; i += WARPS * 512)
         copy_ahead(shared + AT_COLUMNS + i, own_columns + i);
@@ -99,7 +101,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) rebuild_vectors(
                 row[m][h] = at < end ? starts[head] + at - first : -1;
                 long long place = static_cast<long long>(head) * positions_width + at;
                 position[m][h] = IS_WHOLE ? first_position + at : at < end ? positions[place] : 0;
-                scale[m][h] = sizes[head] * scales[code_scales[slot + own]] * (position[m][h] & 1 ? -1.f : 1.f);
+                const float sign = position[m][h] & 1 ? -1.f : 1.f;
+                scale[m][h] = sizes[head] * scales[code_scales[slot + own]] * sign;
             }
         }
         rebuild_tile(shared, a, position, scale, row, lane, columns, speeds, growth, out);

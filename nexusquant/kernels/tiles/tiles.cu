@@ -1,19 +1,18 @@
 // Packed codes to digits in the registers of tensor cores. In front of `parts.cu` and `rebuild.cu`.
 //
-// A warp takes 16 * M_TILES vectors at a time. Their codes are split right in the registers in which
-// tensor cores want them: four digits, one a byte, with a shift and a mask. Digits times the whole
-// numbers of the basis are whole numbers, so the vectors come out without rounding; `fragments.py`
-// says in which order the rows of the basis come.
+// A warp takes 16 * M_TILES vectors at a time. Their codes are split right in the registers in
+// which tensor cores want them: four digits, one a byte, with a shift and a mask. Digits times the
+// whole numbers of the basis are whole numbers, so the vectors come out without rounding. `terms.py`
+// says which digit is where, `fragments.py` in which order the rows of the basis come.
 //
 // No headers: all types and instructions that it needs are plain C++ and inline PTX.
 //
-// Set by the launcher: HALF, DIM, KEY_BYTES, KEY_WORDS, KEY_SINGLES, KEY_W8, KEY_W4, KEY_S16, KEY_S8,
-// KEY_WIDE, M_TILES, WARPS.
+// Set by the launcher: HALF, DIM, KEY_BYTES, KEY_WORDS, KEY_SINGLES, KEY_W8, KEY_W4, KEY_S16,
+// KEY_S8, KEY_WIDE, M_TILES, WARPS.
 
 typedef unsigned char u8;
 typedef unsigned short u16;
 typedef unsigned int u32;
-typedef unsigned long long u64;
 
 constexpr int PAGE = 64;
 constexpr int TOKENS = 16 * M_TILES;
@@ -107,7 +106,8 @@ __device__ __forceinline__ void split_vector(
         u32 words = read32<AT>(row + 16 * r + 4 * t);
         if (r < KEY_WIDE) {
             uint2 own = units[4 * load + t];
-            _Pragma("unroll") for (int i = 0; i < 4; i++) PUT(word_digits<true>(words >> 2 * i, own))
+            _Pragma("unroll") for (int i = 0; i < 4; i++)
+                PUT(word_digits<true>(words >> 2 * i, own))
         } else {
             _Pragma("unroll") for (int i = 0; i < 4; i++)
                 PUT(word_digits<false>(words >> 2 * i, uint2()))
