@@ -2,8 +2,8 @@
 //
 // A warp takes 16 * M_TILES vectors at a time. Their codes are split right in the registers in
 // which tensor cores want them: four digits, one a byte, with a shift and a mask. Digits times the
-// whole numbers of the basis are whole numbers, so the vectors come out without rounding. `terms.py`
-// says which digit is where, `fragments.py` in which order the rows of the basis come.
+// whole numbers of the basis are whole numbers, so the vectors come out without rounding.
+// `terms.py` says which digit is where, `fragments.py` in which order the rows of the basis come.
 //
 // No headers: all types and instructions that it needs are plain C++ and inline PTX.
 //
