@@ -134,7 +134,7 @@ class SplitPlan:
         if waiting:
             counts.append(max((parts.num_layers[i] for i in waiting), key=_num_parameters))
         kinds = shapes or self._shapes
-        chunk = chunk_shape(self.config, kinds, precision.value_bytes, on_gpu=True)
+        chunk = chunk_shape(self.config, kinds, precision, on_gpu=True)
         if card == 0:
             chunk = replace(chunk, num_heads_coded=whole.chunk.num_heads_coded)
         return replace(
