@@ -27,7 +27,7 @@ def build_self_test_part() -> SelfTestWidgets:
     table = own_html("set-presets")
     status = own_html("set-test-status")
     with gr.Row(elem_classes="nq-minor"):
-        start = gr.Button(FIRST, visible=False, size="sm", elem_id="set-test", min_width=110)
+        start = gr.Button(FIRST, visible=False, size="sm", elem_id="set-test", min_width=240)
         stop = gr.Button(
             "Stop the test", visible=False, size="sm", elem_id="set-stop-test", min_width=110
         )
