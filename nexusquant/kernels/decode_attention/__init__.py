@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
+
 import torch
 
 from nexusquant.kernels.backend import cuda_problem
+from nexusquant.kernels.cuda_program import CudaError
 from nexusquant.kernels.decode_attention import reference
 from nexusquant.kernels.decode_attention.reference import PackedView
 
 __all__ = ["PackedView", "decode_problem", "packed_attention"]
 
-_LARGEST_DIM = 256
+_LARGEST_DIM = 128
 _MOST_EXACT = 1024
 """More exact vectors than one block can join in the end are left to torch."""
 _HALF_TYPES = (torch.float16, torch.bfloat16)
@@ -31,22 +35,48 @@ def packed_attention(
     prompt in 16 bits with vectors that a kernel rebuilds. Both multiply in 16 bits, so that logits
     err as those of any attention in 16 bits do.
     """
+    arguments = (query, packed, exact_keys, exact_values, scaling, softcap, num_exact)
+    if packed is not None and _has_kernel(query, packed):
+        try:
+            output = _by_kernel(*arguments)
+        except CudaError as error:
+            _warn(str(error))
+        else:
+            if output is not None:
+                return output
+    return reference.packed_attention(*arguments)
+
+
+def _by_kernel(
+    query: torch.Tensor,
+    packed: PackedView,
+    exact_keys: torch.Tensor,
+    exact_values: torch.Tensor,
+    scaling: float,
+    softcap: float | None,
+    num_exact: torch.Tensor | None,
+) -> torch.Tensor | None:
     exact = (exact_keys, exact_values)
-    if packed is None or not _has_kernel(query, packed):
-        return reference.packed_attention(query, packed, *exact, scaling, softcap, num_exact)
     if query.shape[1] == 1:
-        if exact_keys.shape[1] <= _MOST_EXACT:
-            from nexusquant.kernels.decode_attention import launch
+        if exact_keys.shape[1] > _MOST_EXACT:
+            return None
+        from nexusquant.kernels.decode_attention import launch
 
-            output = launch.attend(
-                query[:, 0], packed, *exact, scaling, softcap, num_exact=num_exact
-            )
-            return output.unsqueeze(1)
-    elif query.dtype in _HALF_TYPES and softcap is None and _is_even(packed):
-        from nexusquant.kernels.prefill_attention import launch as prefill
+        output = launch.attend(query[:, 0], packed, *exact, scaling, softcap, num_exact=num_exact)
+        return output.unsqueeze(1)
+    if query.dtype not in _HALF_TYPES or softcap is not None or not _is_even(packed):
+        return None
+    from nexusquant.kernels.prefill_attention import launch as prefill
 
-        return prefill.attend(query, packed, *(held.to(query.dtype) for held in exact), scaling)
-    return reference.packed_attention(query, packed, *exact, scaling, softcap, num_exact)
+    return prefill.attend(query, packed, *(held.to(query.dtype) for held in exact), scaling)
+
+
+@functools.cache
+def _warn(problem: str) -> None:
+    warnings.warn(
+        f"A kernel cannot be used here ({problem}). Plain torch does its work, slowly.",
+        stacklevel=3,
+    )
 
 
 def decode_problem(device: torch.device, head_dim: int) -> str | None:
