@@ -252,9 +252,13 @@ PRESETS: Mapping[str, CompressionConfig] = MappingProxyType(
     {
         "off": CompressionConfig(),
         "safe": CompressionConfig(quant=QuantConfig()),
-        "high": CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.64)),
+        "high": CompressionConfig(
+            quant=QuantConfig(key_bits=3.5, value_bits=3.5),
+            eviction=EvictionConfig(keep_ratio=0.376),
+        ),
         "balanced": CompressionConfig(
-            quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.38)
+            quant=QuantConfig(key_bits=2.75, value_bits=2.75),
+            eviction=EvictionConfig(keep_ratio=0.279),
         ),
         "max": CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.163)),
     }
