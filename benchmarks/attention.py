@@ -1,7 +1,7 @@
 """One token's attention over a long text on this GPU: packed pages against 16-bit keys and values.
 
 The shape is one layer of Llama-3.1-8B: 8 KV heads, 32 query heads, 128 values. Codes are random
-bytes, 2 bits a value, as many as a preset keeps, with what it holds exactly beside them; times are
+bytes in a preset's bits, as many as it keeps, with what it holds exactly beside them; times are
 medians of CUDA graphs, the better of flash attention and cuDNN beside them. Refuses to print times
 if the kernel's sums are not the reference's. The last line is one JSON document.
 
@@ -24,7 +24,7 @@ from triton.testing import do_bench
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from nexusquant import PRESETS
-from nexusquant.config import PAGE_SIZE
+from nexusquant.config import PAGE_SIZE, CompressionConfig
 from nexusquant.kernels import PackedView, decode_problem
 from nexusquant.kernels.decode_attention import reference
 from nexusquant.kernels.decode_attention.launch import attend
@@ -37,8 +37,12 @@ from nexusquant.lattice import (
 )
 
 NUM_KV_HEADS, NUM_HEADS, HEAD_DIM = 8, 32, 128
-WIDTHS = (5, 4, 3, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 0)
-"""Bits of the keys' groups: 2 on average, as a measured model shares them out."""
+WIDTHS = {
+    2.0: (5, 4, 3, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 0),
+    2.75: (6, 5, 4, 4, 3, 3, 3, 3, 2, 2, 2, 2, 2, 1, 1, 1),
+    3.5: (7, 6, 5, 5, 4, 4, 4, 3, 3, 3, 3, 3, 2, 2, 1, 1),
+}
+"""Bits of the keys' groups by their mean, as a measured model shares them out."""
 SCALING = HEAD_DIM**-0.5
 NUM_EXACT = 68
 """Vectors that a preset holds exactly: sinks and the newest."""
@@ -94,8 +98,7 @@ def exact_times(num_tokens: int) -> dict[str, float]:
 
 def measure(preset: str, num_tokens: int, exact: dict[str, float]) -> dict:
     """Microseconds of the kernel and of joining its parts, and how that compares."""
-    eviction = PRESETS[preset].eviction
-    view = random_view(num_tokens, eviction.keep_ratio if eviction else 1.0)
+    view = random_view(num_tokens, PRESETS[preset])
     query = torch.randn(NUM_HEADS, HEAD_DIM, device=GPU, dtype=torch.float16)
     exact_vectors = [random_vectors(NUM_EXACT) for _ in range(2)]
     error = relative_error(query, view, exact_vectors)
@@ -112,15 +115,17 @@ def measure(preset: str, num_tokens: int, exact: dict[str, float]) -> dict:
     }
 
 
-def random_view(num_tokens: int, keep_ratio: float) -> PackedView:
+def random_view(num_tokens: int, config: CompressionConfig) -> PackedView:
     """A layer in which every head kept as many tokens, somewhere in the text."""
+    keep_ratio = config.eviction.keep_ratio if config.eviction else 1.0
+    widths = WIDTHS[config.quant.key_bits]
     coder = E8Quantizer.of_rows(
-        WIDTHS,
+        widths,
         0.3 * torch.randn(NUM_KV_HEADS, HEAD_DIM, HEAD_DIM, device=GPU),
-        torch.ones(NUM_KV_HEADS, len(WIDTHS), device=GPU),
+        torch.ones(NUM_KV_HEADS, len(widths), device=GPU),
         torch.randn(NUM_KV_HEADS, 1, HEAD_DIM, device=GPU),
     )
-    values = E8Quantizer.create(HEAD_DIM, 2, 0, GPU)
+    values = E8Quantizer.create(HEAD_DIM, config.quant.value_bits, 0, GPU)
     num_kept = int(num_tokens * keep_ratio) // PAGE_SIZE * PAGE_SIZE
     num_pages = NUM_KV_HEADS * num_kept // PAGE_SIZE
     table = torch.randperm(num_pages, device=GPU, dtype=torch.int32).view(NUM_KV_HEADS, -1)

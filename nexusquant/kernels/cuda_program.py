@@ -15,6 +15,9 @@ from pathlib import Path
 import torch
 
 _MOST_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+_PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+# the first driver that records an early start in a graph
+_EARLY_STARTS_FROM = (9, 0), 12_040
 
 
 class CudaError(RuntimeError):
@@ -48,6 +51,25 @@ def compile_cubin(
     cubin = _bytes_of(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program)
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
     return cubin
+
+
+class _Attribute(ctypes.Structure):
+    """A CUlaunchAttribute that holds an int."""
+
+    _fields_ = (("id", ctypes.c_int), ("pad", ctypes.c_int), ("value", ctypes.c_int * 16))
+
+
+class _LaunchConfig(ctypes.Structure):
+    """A CUlaunchConfig."""
+
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3),
+        ("block", ctypes.c_uint * 3),
+        ("shared_bytes", ctypes.c_uint),
+        ("stream", ctypes.c_void_p),
+        ("attributes", ctypes.POINTER(_Attribute)),
+        ("num_attributes", ctypes.c_uint),
+    )
 
 
 class CudaKernel:
@@ -103,20 +125,34 @@ class CudaKernel:
         num_threads: int,
         shared_bytes: int,
         *args: torch.Tensor | int | float | None,
+        is_early: bool = False,
     ) -> None:
         """Start it on torch's stream: tensors as pointers, None as a null, numbers in 32 bits.
+
+        Args:
+            grid: Blocks.
+            num_threads: Of a block.
+            shared_bytes: Of a block.
+            args: What the kernel is given.
+            is_early: It may start before the kernel in front of it is done, and waits by itself
+                for what that one writes.
 
         Raises:
             CudaError: The device has less shared memory, or cannot start it.
         """
         values = [_argument(arg) for arg in args]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-        stream = ctypes.c_void_p(torch.cuda.current_stream(self._device).cuda_stream)
-        size = (*grid, 1, num_threads, 1, 1, shared_bytes)
+        stream = torch.cuda.current_stream(self._device).cuda_stream
+        attribute = _Attribute(_PROGRAMMATIC_SERIALIZATION)
+        attribute.value[0] = 1
+        size = (ctypes.c_uint * 3)(*grid, 1), (ctypes.c_uint * 3)(num_threads, 1, 1), shared_bytes
+        num_attributes = int(is_early and _starts_early(self._device))
+        config = _LaunchConfig(*size, stream, ctypes.pointer(attribute), num_attributes)
         # the current device may be another layer's
         with torch.cuda.device(self._device):
             self._allow_shared(shared_bytes)
-            started = self._driver.cuLaunchKernel(self._function, *size, stream, pointers, None)
+            launch = self._driver.cuLaunchKernelEx
+            started = launch(ctypes.byref(config), self._function, pointers, None)
         _check(started, "a kernel did not start")
 
 
@@ -173,3 +209,11 @@ def _nvrtc() -> ctypes.CDLL:
 @functools.cache
 def _driver() -> ctypes.CDLL:
     return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+
+
+@functools.cache
+def _starts_early(device: torch.device) -> bool:
+    version = ctypes.c_int()
+    _check(_driver().cuDriverGetVersion(ctypes.byref(version)), "the driver told no version")
+    capability, least_driver = _EARLY_STARTS_FROM
+    return torch.cuda.get_device_capability(device) >= capability and version.value >= least_driver

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from nexusquant.kernels.cuda_program import CudaKernel, cuda_kernel
 from nexusquant.kernels.decode_attention.reference import PackedView
 from nexusquant.kernels.tiles.coder_tables import (
     TILES,
@@ -18,9 +20,14 @@ from nexusquant.kernels.tiles.coder_tables import (
 from nexusquant.kernels.tiles.fragments import scales_and_exponents, value_rows
 from nexusquant.kernels.tiles.terms import ValueShape
 
-_UNROLL = 2
+WARPS = (16, 12, 8, 4)
+"""Of a block; what they share leaves room for fewer where a card has less shared memory."""
+
 _HERE = Path(__file__).parent
-SOURCES = (TILES, _HERE / "join.cu", _HERE / "parts.cu")
+SOURCES = (*TILES, _HERE / "softmax.cu", _HERE / "parts.cu")
+JOIN_SOURCES = (TILES[0], _HERE / "softmax.cu", _HERE / "join.cu")
+_JOIN_THREADS, _JOIN_WIDTH = 256, 32
+_NUM_TILES = 1
 
 
 def attend(
@@ -49,44 +56,41 @@ def attend(
     Returns:
         [H, D_v] in the type of the query.
     """
-    exact_types = (exact_keys.dtype, exact_values.dtype)
-    macros = macros_of(query, packed, softcap, exact_types)
-    fitting = fitting_kernel(SOURCES, "attend_parts", macros, query.device)
-    num_parts = num_parts or _num_parts(packed, fitting.num_warps)
-    num_kv_heads, room = packed.page_table.shape[0], exact_keys.shape[1]
-    tables = coder_tables(packed.key_quantizer, num_kv_heads, packed.rotary, packed.pairing)
+    macros = macros_of(query, packed, softcap)
+    fitting = fitting_kernel(SOURCES, "attend_parts", macros, WARPS, query.device)
+    num_kv_heads = packed.page_table.shape[0]
+    num_parts = num_parts or _num_parts(packed, macros["M_TILES"] * 16 * fitting.num_warps)
     rows, offset = value_rows(packed.value_quantizer)
-    joining = fitting.kernel.constant("join_bytes") + 4 * macros["GROUPED"] * (num_parts + room)
-    out = query.new_empty(query.shape[0], packed.value_quantizer.dim)
+    num_sums = num_kv_heads * num_parts * 8 * macros["N_TILES"]
+    sums = query.new_empty(num_sums * (3 + rows.shape[0]), dtype=torch.float32)
+    parts = sums.split([num_sums, num_sums, num_sums, num_sums * rows.shape[0]])
+    tables = coder_tables(packed.key_quantizer, num_kv_heads, packed.rotary, packed.pairing)
+    query = query.contiguous()
     fitting.kernel.launch(
-        *((num_kv_heads, num_parts), 32 * fitting.num_warps, max(fitting.shared_bytes, joining)),
-        query.contiguous(),
+        *((num_kv_heads, num_parts), 32 * fitting.num_warps, fitting.shared_bytes, query),
         *(packed.keys.codes, packed.keys.scales, packed.values.codes, packed.values.scales),
         *(packed.page_table, packed.page_table.stride(0), packed.lengths),
         *(packed.positions, packed.positions.stride(0), packed.first_position or 0),
         *(*tables.fragments, tables.mean, tables.columns, tables.speeds),
         *(scales_and_exponents(query.device), float(tables.growth)),
-        *(float(scaling), float(softcap or 1.0)),
-        *_empty_sums(num_kv_heads * num_parts * 8 * macros["N_TILES"], rows.shape[0], out),
-        *(tables.num_done, rows, offset),
-        *(exact_keys.contiguous(), exact_values.contiguous(), room, num_exact, out),
+        *(float(scaling), float(softcap or 1.0), *parts),
+    )
+    out = query.new_empty(query.shape[0], packed.value_quantizer.dim)
+    room, numbers = exact_keys.shape[1], (float(scaling), float(softcap or 1.0))
+    join = _join_kernel(macros, exact_keys, exact_values)
+    join.launch(
+        (num_kv_heads, -(-out.shape[1] // _JOIN_WIDTH)),
+        _JOIN_THREADS,
+        join.constant("join_bytes") + 4 * macros["GROUPED"] * (num_parts + room),
+        *(query, *parts, num_parts, rows, offset),
+        *(exact_keys.contiguous(), exact_values.contiguous(), room, num_exact, *numbers, out),
+        is_early=True,
     )
     return out
 
 
-def _empty_sums(count: int, num_rows: int, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """For every head, part and query: maximum, total, sum of weights; then sums of digits."""
-    sums = like.new_empty(count * (3 + num_rows), dtype=torch.float32)
-    return sums.split([count, count, count, count * num_rows])
-
-
-def macros_of(
-    query: torch.Tensor,
-    packed: PackedView,
-    softcap: float | None,
-    exact_types: tuple[torch.dtype, torch.dtype],
-) -> dict[str, int]:
-    """What the programs have to know of the tensors, but for WARPS."""
+def macros_of(query: torch.Tensor, packed: PackedView, softcap: float | None) -> dict[str, int]:
+    """What the program of the parts has to know of the tensors, but for WARPS."""
     values = ValueShape.of(packed.value_quantizer.widths)
     num_grouped = query.shape[0] // packed.page_table.shape[0]
     sizes = {f"VALUE_{name.upper()}": size for name, size in values._asdict().items()}
@@ -95,22 +99,38 @@ def macros_of(
         "VALUE_DIM": packed.value_quantizer.dim,
         "N_TILES": -(-num_grouped // 8),
         "GROUPED": num_grouped,
-        "UNROLL": _UNROLL,
         "HAS_MEAN": packed.key_quantizer.mean is not None,
         "HAS_SOFTCAP": softcap is not None,
         "IS_WHOLE": packed.first_position is not None,
         "QUERY_TYPE": TYPES[query.dtype],
-        "EXACT_KEY_TYPE": TYPES[exact_types[0]],
-        "EXACT_VALUE_TYPE": TYPES[exact_types[1]],
     }
-    return shape_macros(packed.key_quantizer) | sizes | own
+    return shape_macros(packed.key_quantizer, _NUM_TILES) | sizes | own
 
 
-def _num_parts(packed: PackedView, num_warps: int) -> int:
+_OF_JOIN = ("DIM", "VALUE_DIM", "VALUE_W8", "VALUE_S8", "N_TILES", "GROUPED", "HAS_SOFTCAP")
+
+
+def join_macros(
+    macros: Mapping[str, int], exact_keys: torch.Tensor, exact_values: torch.Tensor
+) -> dict[str, int]:
+    """What the program of the joining has to know, of what that of the parts knows."""
+    return {name: macros[name] for name in (*_OF_JOIN, "QUERY_TYPE")} | {
+        "EXACT_KEY_TYPE": TYPES[exact_keys.dtype],
+        "EXACT_VALUE_TYPE": TYPES[exact_values.dtype],
+    }
+
+
+def _join_kernel(
+    macros: Mapping[str, int], exact_keys: torch.Tensor, exact_values: torch.Tensor
+) -> CudaKernel:
+    own = join_macros(macros, exact_keys, exact_values)
+    return cuda_kernel(JOIN_SOURCES, "join_parts", tuple(own.items()), exact_keys.device)
+
+
+def _num_parts(packed: PackedView, tokens_at_once: int) -> int:
     num_kv_heads = packed.page_table.shape[0]
-    tiles = -(-packed.positions.shape[1] // 32)
     processors = _num_processors(packed.page_table.device)
-    return max(1, min(-(-tiles // num_warps), processors // num_kv_heads))
+    return max(1, min(-(-packed.positions.shape[1] // tokens_at_once), processors // num_kv_heads))
 
 
 @functools.cache

@@ -1,5 +1,5 @@
 // Attention of one token's queries over packed pages, in parts of the text. Comes after `tiles.cu`
-// and `join.cu`.
+// and `softmax.cu`.
 //
 // `reference.py` says what the parts have to give together. Keys are rebuilt from their digits and
 // the basis (in shared memory, for all warps of a block), turned to the tokens' positions and
@@ -8,9 +8,7 @@
 // under the exponent of 1024, bits are a number where they stand, so that a mask and a subtraction
 // make two of them.
 //
-// Set by the launcher, beside what `tiles.cu` wants: VALUE_BYTES, VALUE_WORDS, VALUE_W8, VALUE_S8,
-// N_TILES, GROUPED, HAS_MEAN, HAS_SOFTCAP, IS_WHOLE, UNROLL, QUERY_TYPE (0 float32, 1 float16,
-// 2 bfloat16).
+// Set by the launcher, beside what those want: VALUE_BYTES, VALUE_WORDS, HAS_MEAN, IS_WHOLE, UNROLL.
 
 constexpr int KEY_STAGE = up(TOKENS * KEY_BYTES + 16);
 constexpr int VALUE_STAGE = up(TOKENS * VALUE_BYTES + 16);
@@ -21,15 +19,15 @@ constexpr int AT_MEAN = AT_QUERY + CHUNKS * N_TILES * 256;
 constexpr int AT_COLUMNS = AT_MEAN + (HAS_MEAN ? CHUNKS * N_TILES * 256 : 0);
 constexpr int AT_UNITS = AT_COLUMNS + COLUMN_BYTES;
 constexpr int AT_SPEED = AT_UNITS + UNITS_BYTES;
-constexpr int AT_SCALE = AT_SPEED + HALF * 4;
+constexpr int AT_RATE = AT_SPEED + HALF * 4;
+constexpr int AT_SCALE = AT_RATE + HALF * 4;
 constexpr int AT_STAGE = up(AT_SCALE + 2 * 256 * 4);
 constexpr int MAIN_BYTES = AT_STAGE + WARPS * 2 * STAGE;
 // in the end the warps' sums take the place of everything but their states
 constexpr int MERGE_BYTES = AT_BASIS + WARPS * GROUPED * (ROWS + 1) * 4;
-// read by the launcher: what a part needs, and what joining needs beside shares and weights
+// read by the launcher
 extern "C" __constant__ const int shared_bytes =
     MAIN_BYTES > MERGE_BYTES ? MAIN_BYTES : MERGE_BYTES;
-extern "C" __constant__ const int join_bytes = AT_SHARES;
 
 __device__ __forceinline__ void multiply_add(
     float (&sums)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
@@ -37,6 +35,24 @@ __device__ __forceinline__ void multiply_add(
         "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ u32 times_half2(u32 a, u32 b) {
+    u32 product;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+    return product;
+}
+
+__device__ __forceinline__ u32 fma_half2(u32 a, u32 b, u32 c) {
+    u32 sum;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+    return sum;
+}
+
+__device__ __forceinline__ u32 negated(u32 a) {
+    u32 b;
+    asm("neg.f16x2 %0, %1;" : "=r"(b) : "r"(a));
+    return b;
 }
 
 __device__ __forceinline__ u32 transposed(u32 tile) {
@@ -204,8 +220,15 @@ __device__ __forceinline__ void prepare_queries(
 // products of the queries with the keys of a tile: without scale, and with the mean
 __device__ __forceinline__ void compare(
     const u8* shared, const u32 (&a)[M_TILES][K_TILES][4], const u32 (&position)[M_TILES][2],
-    int lane, float (&products)[M_TILES][N_TILES][4], float (&of_mean)[M_TILES][N_TILES][4]) {
+    u32 first, int lane, float (&products)[M_TILES][N_TILES][4], float (&of_mean)[M_TILES][N_TILES][4]) {
     const u32* speeds = reinterpret_cast<const u32*>(shared + AT_SPEED) + 2 * (lane % 4);
+    const float* rates = reinterpret_cast<const float*>(shared + AT_RATE) + 2 * (lane % 4);
+    float offset[M_TILES][2];
+#pragma unroll
+    for (int m = 0; m < M_TILES; m++) {
+        offset[m][0] = static_cast<float>(static_cast<int>(position[m][0] - first));
+        offset[m][1] = static_cast<float>(static_cast<int>(position[m][1] - first));
+    }
     const uint2* queries = reinterpret_cast<const uint2*>(shared + AT_QUERY) + lane;
     const uint2* means = reinterpret_cast<const uint2*>(shared + AT_MEAN) + lane;
 #pragma unroll UNROLL
@@ -213,27 +236,39 @@ __device__ __forceinline__ void compare(
         float left[M_TILES][4], right[M_TILES][4];
         rebuild_columns(shared + AT_BASIS, shared + AT_COLUMNS, a, chunk, lane, left, right);
         uint2 speed = *reinterpret_cast<const uint2*>(speeds + 8 * chunk);
+        float2 rate = *reinterpret_cast<const float2*>(rates + 8 * chunk);
+        float base[2] = {radians(first * speed.x), radians(first * speed.y)};
 #pragma unroll
         for (int m = 0; m < M_TILES; m++) {
             float sine[4], cosine[4];
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                sine_cosine(position[m][i / 2] * (i % 2 ? speed.y : speed.x), sine[i], cosine[i]);
-            float turned_left[4], turned_right[4];
+                if (ANGLE)
+                    sine_cosine(offset[m][i / 2] * (i % 2 ? rate.y : rate.x) + base[i % 2], sine[i], cosine[i]);
+                else
+                    sine_cosine(radians(position[m][i / 2] * (i % 2 ? speed.y : speed.x)), sine[i], cosine[i]);
+            u32 turns[4] = {half2_of(cosine[0], cosine[1]), half2_of(cosine[2], cosine[3]),
+                            half2_of(sine[0], sine[1]), half2_of(sine[2], sine[3])};
+            u32 keys[4];
+            if (HALF_TURN) {
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                turned_left[i] = left[m][i] * cosine[i] - right[m][i] * sine[i];
-                turned_right[i] = right[m][i] * cosine[i] + left[m][i] * sine[i];
-            }
-            u32 keys[4] = {
-                half2_of(turned_left[0], turned_left[1]), half2_of(turned_left[2], turned_left[3]),
-                half2_of(turned_right[0], turned_right[1]),
-                half2_of(turned_right[2], turned_right[3])};
-            u32 turns[4] = {};
-            if (HAS_MEAN) {
-                turns[0] = half2_of(cosine[0], cosine[1]);
-                turns[1] = half2_of(cosine[2], cosine[3]);
-                turns[2] = half2_of(sine[0], sine[1]), turns[3] = half2_of(sine[2], sine[3]);
+                for (int h = 0; h < 2; h++) {
+                    u32 l = half2_of(left[m][2 * h], left[m][2 * h + 1]);
+                    u32 r = half2_of(right[m][2 * h], right[m][2 * h + 1]);
+                    keys[h] = fma_half2(l, turns[h], negated(times_half2(r, turns[2 + h])));
+                    keys[2 + h] = fma_half2(r, turns[h], times_half2(l, turns[2 + h]));
+                }
+            } else {
+                float turned_left[4], turned_right[4];
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    turned_left[i] = left[m][i] * cosine[i] - right[m][i] * sine[i];
+                    turned_right[i] = right[m][i] * cosine[i] + left[m][i] * sine[i];
+                }
+                keys[0] = half2_of(turned_left[0], turned_left[1]);
+                keys[1] = half2_of(turned_left[2], turned_left[3]);
+                keys[2] = half2_of(turned_right[0], turned_right[1]);
+                keys[3] = half2_of(turned_right[2], turned_right[3]);
             }
 #pragma unroll
             for (int n = 0; n < N_TILES; n++) {
@@ -413,11 +448,9 @@ __device__ __forceinline__ void store_part(
     }
 }
 
-// What all warps of a block share; copies are under way when it returns.
-__device__ __forceinline__ void share(
-    u8* shared, const void* query, const u8* basis, const u8* column_factors, const u8* units,
-    const float* sizes, const float* mean, const int* columns, const u32* speeds,
-    const float* scales, float growth, float scaling, int head) {
+// What all warps of a block share: the basis, whose copies are under way when it returns;
+__device__ __forceinline__ void share_basis(
+    u8* shared, const u8* basis, const u8* column_factors, const u8* units, int head) {
     const int thread = threadIdx.x;
     const u8* own_basis = basis + static_cast<long long>(head) * BASIS_BYTES;
     for (int i = thread * 16; i < BASIS_BYTES; i += WARPS * 512)
@@ -427,9 +460,19 @@ __device__ __forceinline__ void share(
         copy_ahead(shared + AT_COLUMNS + i, own_columns + i);
     for (int i = thread * 16; i < UNITS_BYTES; i += WARPS * 512)
         copy_ahead(shared + AT_UNITS + i, units + i);
-    asm volatile("cp.async.commit_group;");
+}
+
+// and what is computed of the query, the frequencies and the scales.
+__device__ __forceinline__ void share_others(
+    u8* shared, const void* query, const float* sizes, const float* mean, const int* columns,
+    const u32* speeds, const float* scales, float growth, float scaling, int head) {
+    const int thread = threadIdx.x;
     u32* own_speeds = reinterpret_cast<u32*>(shared + AT_SPEED);
-    for (int i = thread; i < HALF; i += WARPS * 32) own_speeds[i] = speeds[i];
+    float* own_rates = reinterpret_cast<float*>(shared + AT_RATE);
+    for (int i = thread; i < HALF; i += WARPS * 32) {
+        own_speeds[i] = speeds[i];
+        own_rates[i] = radians(speeds[i]);
+    }
     float* own_scales = reinterpret_cast<float*>(shared + AT_SCALE);
     for (int i = thread; i < 512; i += WARPS * 32)
         own_scales[i] = i < 256 ? scales[i] * sizes[head] : scales[i];
@@ -446,13 +489,13 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
     const u8* column_factors, const u8* units, const float* sizes, const float* mean,
     const int* columns, const u32* speeds, const float* scales, float growth,
     float scaling, float softcap, float* maxima, float* totals, float* weight_sums,
-    float* weighted, int* num_done, const float* rows, const float* offset,
-    const void* exact_keys, const void* exact_values, int exact_room, const long long* num_exact,
-    void* out) {
+    float* weighted) {
     extern __shared__ __align__(16) u8 shared[];
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
     const int g = lane / 4, t = lane % 4;
     const int head = blockIdx.x, part = blockIdx.y, num_parts = gridDim.y;
+    let_the_next_start();
+    share_basis(shared, basis, column_factors, units, head);
     const Pages pages = {
         key_codes, key_scales, value_codes, value_scales, page_table + head * table_width,
         positions + static_cast<long long>(head) * positions_width, first_position,
@@ -478,9 +521,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
     asm volatile("cp.async.commit_group;");
 
     // while the first codes are on their way
-    share(
-        shared, query, basis, column_factors, units, sizes, mean, columns, speeds, scales, growth,
-        scaling, head);
+    share_others(
+        shared, query, sizes, mean, columns, speeds, scales, growth, scaling, head);
     asm volatile("cp.async.wait_group 0;");
     __syncthreads();
 
@@ -515,7 +557,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
             }
         }
         float products[M_TILES][N_TILES][4] = {}, of_mean[M_TILES][N_TILES][4] = {};
-        compare(shared, a, position, lane, products, of_mean);
+        compare(shared, a, position, __shfl_sync(~0u, own_position, 0), lane, products, of_mean);
 
         add_tile(
             stage, own_scales, tile * TOKENS, pages.length, softcap, g, t, position, products,
@@ -525,16 +567,4 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
 
     const Parts parts = {maxima, totals, weight_sums, weighted, num_parts};
     store_part(shared, head, part, parts, softmax);
-    // the last block of a head joins its parts
-    __shared__ bool is_last;
-    __threadfence();
-    __syncthreads();
-    if (thread == 0) is_last = atomicAdd(num_done + head, 1) == num_parts - 1;
-    __syncthreads();
-    if (!is_last) return;
-    __threadfence();
-    if (thread == 0) num_done[head] = 0;
-    const int count = num_exact ? static_cast<int>(*num_exact) : exact_room;
-    const Exact exact = {exact_keys, exact_values, exact_room, count};
-    join_head(shared, query, parts, exact, head, rows, offset, scaling, softcap, out);
 }

@@ -25,7 +25,10 @@ from nexusquant.lattice import E8Quantizer, PackedVectors, Pairing, Rotary
 WORKSPACE_BYTES = 2**26
 """Of the vectors that are rebuilt at a time."""
 
-SOURCES = (TILES, Path(__file__).parent / "rebuild.cu")
+SOURCES = (*TILES, Path(__file__).parent / "rebuild.cu")
+WARPS = (8, 4)
+"""Of a block, which share its basis; fewer where one has too little shared memory for them."""
+
 _Sums = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -145,7 +148,9 @@ def rebuild(
     pairing = Pairing.NONE if rotary is None else packed.pairing
     tables = coder_tables(quantizer, num_kv_heads, rotary, pairing)
     macros = macros_of(packed, quantizer, pairing is not Pairing.NONE, dtype)
-    kernel, num_warps, shared_bytes = fitting_kernel(SOURCES, "rebuild_vectors", macros, device)
+    kernel, num_warps, shared_bytes = fitting_kernel(
+        SOURCES, "rebuild_vectors", macros, WARPS, device
+    )
     out = torch.empty(num_kv_heads * len(stretch), quantizer.dim, dtype=dtype, device=device)
     num_blocks = -(-len(stretch) // (16 * macros["M_TILES"] * num_warps))
     processors = torch.cuda.get_device_properties(device).multi_processor_count
@@ -165,7 +170,8 @@ def macros_of(
     packed: PackedView, quantizer: E8Quantizer, has_turn: bool, dtype: torch.dtype
 ) -> dict[str, int]:
     """What `rebuild.cu` has to know of the tensors, but for WARPS."""
-    return shape_macros(quantizer) | {
+    # more registers than there are would hold two tiles of longer vectors
+    return shape_macros(quantizer, 2 if quantizer.dim <= 128 else 1) | {
         "HAS_MEAN": quantizer.mean is not None,
         "HAS_TURN": has_turn,
         "IS_WHOLE": packed.first_position is not None,

@@ -42,7 +42,7 @@ __device__ __forceinline__ void rebuild_tile(
                 if (HAS_MEAN) x += means[pair], y += means[HALF + pair];
                 if (HAS_TURN) {
                     float sine, cosine;
-                    sine_cosine(position[m][h] * speeds[pair], sine, cosine);
+                    sine_cosine(radians(position[m][h] * speeds[pair]), sine, cosine);
                     float turned = x * cosine - y * sine;
                     y = (y * cosine + x * sine) * size, x = turned * size;
                 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +14,8 @@ from nexusquant.kernels.tiles.fragments import KeyFragments, key_fragments, phas
 from nexusquant.kernels.tiles.terms import KeyShape
 from nexusquant.lattice import E8Quantizer, Pairing, Rotary
 
-TILES = Path(__file__).parent / "tiles.cu"
+TILES = (Path(__file__).parents[1] / "types.cu", Path(__file__).parent / "tiles.cu")
 """In front of every program that takes codes apart."""
-
-WARPS = (8, 4)
-"""Of a block, which share its basis; fewer where a block has too little shared memory for them."""
 
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 """Numbers of types in the programs."""
@@ -34,7 +31,6 @@ class CoderTables(NamedTuple):
             [2 * half], int32.
         speeds: Turns a token of each pair, in 32 bits. [half], int32.
         growth: Factor that the rotation has.
-        num_done: Zeros that kernels count in, and leave behind. [H], int32.
     """
 
     fragments: KeyFragments
@@ -42,7 +38,6 @@ class CoderTables(NamedTuple):
     columns: torch.Tensor
     speeds: torch.Tensor
     growth: float
-    num_done: torch.Tensor
 
 
 # a coder's tables live as long as it does; beside them, the frequencies that they are for
@@ -66,16 +61,20 @@ def coder_tables(
     return found[1]
 
 
-def shape_macros(quantizer: E8Quantizer) -> dict[str, int]:
-    """What `tiles.cu` has to know of a coder, but for WARPS."""
+def shape_macros(quantizer: E8Quantizer, num_tiles: int) -> dict[str, int]:
+    """What `tiles.cu` has to know of a coder, but for WARPS.
+
+    Args:
+        quantizer: The coder.
+        num_tiles: Sixteens of vectors that a warp takes at once.
+    """
     shape, dim = KeyShape.of(quantizer.widths), quantizer.dim
     sizes = {f"KEY_{name.upper()}": size for name, size in shape._asdict().items()}
     return sizes | {
         "KEY_BYTES": quantizer.bytes_per_vector - 1,
         "HALF": -(-dim // 16) * 8,
         "DIM": dim,
-        # more registers than there are would hold two tiles of longer vectors
-        "M_TILES": 2 if dim <= 128 else 1,
+        "M_TILES": num_tiles,
     }
 
 
@@ -88,15 +87,26 @@ class FittingKernel(NamedTuple):
 
 
 def fitting_kernel(
-    paths: tuple[Path, ...], name: str, macros: Mapping[str, int], device: torch.device
+    paths: tuple[Path, ...],
+    name: str,
+    macros: Mapping[str, int],
+    warps: Sequence[int],
+    device: torch.device,
 ) -> FittingKernel:
     """The kernel with the most warps that fits.
+
+    Args:
+        paths: The program.
+        name: The kernel.
+        macros: Of the program, but for WARPS.
+        warps: Of a block, which share its basis, from most to fewest.
+        device: Where it will run.
 
     Raises:
         CudaError: A block has too little shared memory for any.
     """
     most = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
-    for num_warps in WARPS:
+    for num_warps in warps:
         given = (*macros.items(), ("WARPS", num_warps))
         kernel = cuda_kernel(paths, name, given, device)
         needed = kernel.constant("shared_bytes")
@@ -125,8 +135,7 @@ def _made(
     mean = quantizer.mean
     if mean is not None:
         mean = mean.reshape(-1, dim).expand(num_kv_heads, dim).contiguous()
-    num_done = torch.zeros(num_kv_heads, dtype=torch.int32, device=device)
-    return CoderTables(fragments, mean, columns, speeds.contiguous(), scaling, num_done)
+    return CoderTables(fragments, mean, columns, speeds.contiguous(), scaling)
 
 
 def _columns(dim: int, num_pairs: int, pairing: Pairing, half: int) -> torch.Tensor:

@@ -1,4 +1,5 @@
-// Packed codes to digits in the registers of tensor cores. In front of `parts.cu` and `rebuild.cu`.
+// Packed codes to digits in the registers of tensor cores. After `types.cu`, in front of `parts.cu`
+// and `rebuild.cu`.
 //
 // A warp takes 16 * M_TILES vectors at a time. Their codes are split right in the registers in
 // which tensor cores want them: four digits, one a byte, with a shift and a mask. Digits times the
@@ -9,10 +10,6 @@
 //
 // Set by the launcher: HALF, DIM, KEY_BYTES, KEY_WORDS, KEY_SINGLES, KEY_W8, KEY_W4, KEY_S16,
 // KEY_S8, KEY_WIDE, M_TILES, WARPS.
-
-typedef unsigned char u8;
-typedef unsigned short u16;
-typedef unsigned int u32;
 
 constexpr int PAGE = 64;
 constexpr int TOKENS = 16 * M_TILES;
@@ -37,9 +34,12 @@ __device__ __forceinline__ u32 half2_of(float low, float high) {
     return both;
 }
 
-__device__ __forceinline__ void sine_cosine(u32 phase, float& sine, float& cosine) {
-    // a phase is a share of a turn in 32 bits
-    float angle = static_cast<float>(static_cast<int>(phase)) * (6.2831853f / 4294967296.f);
+// of a phase, which is a share of a turn in 32 bits: the angle, between minus a half turn and a half
+__device__ __forceinline__ float radians(u32 phase) {
+    return static_cast<float>(static_cast<int>(phase)) * (6.2831853f / 4294967296.f);
+}
+
+__device__ __forceinline__ void sine_cosine(float angle, float& sine, float& cosine) {
     asm("sin.approx.ftz.f32 %0, %1;" : "=f"(sine) : "f"(angle));
     asm("cos.approx.ftz.f32 %0, %1;" : "=f"(cosine) : "f"(angle));
 }

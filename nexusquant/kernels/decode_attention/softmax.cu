@@ -1,0 +1,68 @@
+// What the parts of an attention and their joining share. After `types.cu`, in front of `parts.cu`
+// and of `join.cu`.
+//
+// Set by the launcher: VALUE_DIM, VALUE_W8, VALUE_S8, N_TILES, GROUPED, HAS_SOFTCAP, and of the
+// query QUERY_TYPE (0 float32, 1 float16, 2 bfloat16).
+
+constexpr int QUERIES = 8 * N_TILES;
+// sixteens of digits of a value
+constexpr int V_TILES = 4 * VALUE_W8 + (VALUE_W8 + 1) / 2 + 4 * VALUE_S8 + (VALUE_S8 + 1) / 2;
+constexpr int ROWS = 16 * V_TILES;
+constexpr float NOTHING = -1e30f;
+constexpr float LOG2_E = 1.4426950408889634f;
+
+__device__ __forceinline__ float exp2_of(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+template <int TYPE>
+__device__ __forceinline__ float number(const void* data, long long index) {
+    if (TYPE == 0) return static_cast<const float*>(data)[index];
+    u16 bits = static_cast<const u16*>(data)[index];
+    if (TYPE == 2) return __uint_as_float(static_cast<u32>(bits) << 16);
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+
+template <int TYPE>
+__device__ __forceinline__ void store(void* data, long long index, float value) {
+    u16 bits;
+    if (TYPE == 0) {
+        static_cast<float*>(data)[index] = value;
+        return;
+    }
+    if (TYPE == 1) asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    else asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+    static_cast<u16*>(data)[index] = bits;
+}
+
+// of a binary logit that was made without a cap, the one with it
+__device__ __forceinline__ float capped(float logit, float softcap) {
+    if (!HAS_SOFTCAP) return logit;
+    float raised = exp2_of(logit * 2.f / softcap);
+    return (1.f - 2.f / (1.f + raised)) * softcap * LOG2_E;
+}
+
+// For every head, part and query: maximum, total, sum of weights; then the sums of digits.
+struct Parts {
+    float *maxima, *totals, *weight_sums, *weighted;
+    int count;
+};
+
+// Where a card can start a kernel before the one in front of it has ended (from sm_90 on), it does
+// so from here on;
+__device__ __forceinline__ void let_the_next_start() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+// and it waits here until all that the one in front of it writes is there.
+__device__ __forceinline__ void wait_for_the_last() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
