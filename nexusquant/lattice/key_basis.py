@@ -124,7 +124,7 @@ def key_quantizer(
     rows = rows * (_LEAST_ROW / largest).clamp(min=1)[:, None, None]
     # only proportions matter inside a head, and costs may be in any unit
     gains = gains / gains.amax(dim=-1, keepdim=True)
-    return E8Quantizer.of_rows(widths, rows.to(device), gains.to(device), basis.mean.to(device))
+    return E8Quantizer.of_rows(widths, rows, gains, basis.mean.cpu()).to(device)
 
 
 def _with_floor(matrix: Tensor, share: float) -> Tensor:

@@ -96,7 +96,7 @@ class E8Quantizer:
             check_bits(width)
         gains = torch.tensor([STEP_PER_RMS[width] for width in widths])
         rows = rotation.T * gains.repeat_interleave(DIM).unsqueeze(1)
-        return cls.of_rows(widths, rows.to(device), gains.to(device))
+        return cls.of_rows(widths, rows, gains).to(device)
 
     @classmethod
     def of_rows(
@@ -117,6 +117,16 @@ class E8Quantizer:
         basis, units, sizes = whole_basis(rows.float(), num_coded)
         made = cls(widths, basis, units, gains, mean)
         return replace(made, gains=gains * sizes.unflatten(-1, (-1, DIM)).mean(dim=-1))
+
+    def to(self, device: torch.device | str) -> E8Quantizer:
+        """The same quantizer for vectors on another device.
+
+        A basis is rounded on one device, the CPU, and moved: another's last bits can be others,
+        and its codes would mean something else.
+        """
+        names = ("basis", "column_units", "gains", "mean")
+        held = {name: getattr(self, name) for name in names}
+        return replace(self, **{n: t if t is None else t.to(device) for n, t in held.items()})
 
     @property
     def dim(self) -> int:

@@ -28,17 +28,10 @@ def kernels_are_used() -> None:
 
 
 def to_gpu(view: reference.PackedView) -> reference.PackedView:
-    from dataclasses import replace
-
-    def moved(coder):
-        names = ("basis", "column_units", "gains", "mean")
-        held = {name: getattr(coder, name) for name in names}
-        return replace(coder, **{n: t if t is None else t.to(GPU) for n, t in held.items()})
-
     segments = [RotarySegment(s.first, s.frequencies.to(GPU)) for s in view.rotary.segments]
     pools = (PackedVectors(*(t.to(GPU) for t in pool)) for pool in (view.keys, view.values))
     tensors = (t.to(GPU) for t in (view.page_table, view.lengths, view.positions))
-    coders = (moved(view.key_quantizer), moved(view.value_quantizer))
+    coders = (view.key_quantizer.to(GPU), view.value_quantizer.to(GPU))
     rotary = Rotary(segments, view.rotary.scaling)
     return reference.PackedView(
         *pools, *tensors, *coders, rotary, view.pairing, view.first_position

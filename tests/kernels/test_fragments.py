@@ -8,17 +8,21 @@ import pytest
 import torch
 from encode_cases import key_coder
 
-from nexusquant.kernels.tiles.fragments import WHOLE, key_fragments, phases_per_token, value_rows
+from nexusquant.kernels.tiles.fragments import (
+    WHOLE,
+    key_fragments,
+    phases_per_token,
+    value_tables,
+)
 from nexusquant.kernels.tiles.terms import (
-    Digit,
-    KeyShape,
-    ValueShape,
-    digit_units,
-    key_slots,
+    CodeShape,
+    Term,
+    key_places,
+    key_terms,
+    value_places,
     value_terms,
 )
 from nexusquant.lattice import E8Quantizer
-from nexusquant.lattice.packing import CodeLayout
 
 WIDTHS = (
     (2,) * 8,
@@ -30,19 +34,67 @@ WIDTHS = (
 )
 
 
-def bits_of(codes: torch.Tensor, term: Digit, num_words: int) -> torch.Tensor:
-    """What one of a term is: a digit, a bit or a parity. [N], int32."""
-    codes = codes.int()
-    first = 2 * term.place if term.is_word else 2 * num_words + term.place
-    if first >= (2 * num_words if term.is_word else codes.shape[1]):
-        return torch.zeros_like(codes[:, 0])
-    field = codes[:, first]
-    if term.is_word:
-        field = field | codes[:, first + 1] << 8
-    if term.index is None:
-        lowest = field & 0x5555 if term.is_word else field
-        return torch.tensor([int(bits).bit_count() % 2 for bits in lowest])
-    return field >> 2 * term.index & 3 if term.is_word else field >> term.index & 1
+def bit(number: int, place: int) -> int:
+    return number >> place & 1
+
+
+def byte(number: int, place: int) -> int:
+    return number >> 8 * place & 255
+
+
+def word_at(codes: torch.Tensor, place: int) -> torch.Tensor:
+    return codes[:, place].int() | codes[:, place + 1].int() << 8
+
+
+def group_fields(codes: torch.Tensor, words: list[int], single: int | None, unit: int):
+    """Fields of a group that is found at these places, and the parity of their lowest bits."""
+    fields = torch.zeros(codes.shape[0], 8, dtype=torch.int32)
+    for digit, place in enumerate(words):
+        word = word_at(codes, place)
+        fields += torch.stack([(word >> 2 * i & 3) << 2 * digit for i in range(8)], dim=1)
+    if single is not None:
+        bits = codes[:, single].int()
+        fields += torch.stack([(bits >> i & 1) * unit for i in range(8)], dim=1)
+    return fields, (fields & 1).sum(dim=1) % 2
+
+
+def key_groups(codes: torch.Tensor, widths: tuple[int, ...]) -> list[tuple]:
+    """What `split_vector` finds of each group."""
+    groups = []
+    for lanes in key_places(widths).tolist():
+        for first, second, rest, unit in lanes:
+            for n, words in enumerate((first, second)):
+                there = [byte(words, d) for d in range(4) if bit(rest, 16 + 4 * n + d)]
+                own = byte(unit, 2 * n)
+                assert own == byte(unit, 2 * n + 1)
+                assert bit(rest, 24 + n) == (own == 1)
+                groups.append(group_fields(codes, there, byte(rest, n) if own else None, own))
+    return groups
+
+
+def value_groups(codes: torch.Tensor, widths: tuple[int, ...]) -> list[tuple]:
+    """What `read_pair` finds of each group."""
+    groups = []
+    for place in value_places(widths).flatten().tolist():
+        there = byte(place, 3)
+        words = [byte(place, d) for d in range(2) if bit(there, d)]
+        assert not (bit(there, 2) and bit(there, 3))
+        unit = 4 ** len(words) if bit(there, 2) else 1
+        has_single = bit(there, 2) or bit(there, 3)
+        groups.append(group_fields(codes, words, byte(place, 2) if has_single else None, unit))
+    return groups
+
+
+def of_terms(groups: list[tuple], terms: list[Term | None]) -> torch.Tensor:
+    """What each term is. [N, terms], int32."""
+    columns = []
+    for term in terms:
+        if term is None:
+            columns.append(torch.zeros_like(groups[0][1]))
+            continue
+        fields, parity = groups[term.group]
+        columns.append(term.size * (parity if term.index is None else fields[:, term.index]))
+    return torch.stack(columns, dim=1)
 
 
 def coder_of(widths: tuple[int, ...]) -> E8Quantizer:
@@ -51,22 +103,13 @@ def coder_of(widths: tuple[int, ...]) -> E8Quantizer:
     return E8Quantizer.of_rows(widths, rows, torch.ones(len(widths)))
 
 
-def whole_digits(coder: E8Quantizer, codes: torch.Tensor) -> torch.Tensor:
+def whole_terms(coder: E8Quantizer, codes: torch.Tensor) -> torch.Tensor:
     """What a row's registers hold: [N, terms], as `tiles.cu` fills them."""
-    shape, layout = KeyShape.of(coder.widths), CodeLayout.of(coder.widths)
-    digits = []
-    for slot in key_slots(shape):
-        for term in slot:
-            if term is None:
-                digits.append(torch.zeros(codes.shape[0], dtype=torch.int32))
-                continue
-            size = term.size
-            places = layout.words if term.is_word else layout.singles
-            if term.index is not None and term.place < len(places):
-                place = places[term.place]
-                size = 4 ** place[1] if term.is_word else 2 ** (coder.widths[place] - 1)
-            digits.append(size * bits_of(codes, term, shape.words))
-    return torch.stack(digits, dim=1)
+    fields = [
+        term and (term if term.index is None else term._replace(size=1))
+        for term in key_terms(coder.widths)
+    ]
+    return of_terms(key_groups(codes, coder.widths), fields)
 
 
 @pytest.mark.parametrize("widths", WIDTHS, ids=str)
@@ -81,7 +124,7 @@ def test_whole_numbers_rebuild_vectors_without_rounding(widths: tuple[int, ...])
         tables.basis[0].unflatten(2, (8, 4)).unflatten(-1, (2, 2, 4)).permute(1, 5, 3, 6, 4, 0, 2)
     )
     rows = rows.reshape(-1, coder.dim)
-    digits = whole_digits(coder, packed.codes)
+    digits = whole_terms(coder, packed.codes)
     assert int(digits.min()) >= 0 and int(digits.max()) < 256
     sums = (digits.double() @ rows.double() + WHOLE).float()
     factor, addend = tables.columns[0].unflatten(-1, (2, 2)).permute(2, 1, 0).flatten(1)
@@ -91,15 +134,11 @@ def test_whole_numbers_rebuild_vectors_without_rounding(widths: tuple[int, ...])
     torch.testing.assert_close(actual, points @ rows, rtol=0, atol=1e-9)
 
 
-def test_digits_count_what_their_loads_say() -> None:
-    widths = (8, 7, 6, 1, 0, 0, 0, 0)
-    units = digit_units(widths)
-    # words of group 0 in four digits, of groups 1 and 2 in three each; bytes of groups 1 and 3
-    assert units[0].tolist() == [[1, 4], [16, 64], [1, 4], [16, 1]]
-    assert units[1].tolist() == [[4, 16], [1, 1], [4, 16], [1, 1]]
-    assert [hex(units[2, t, 0]) for t in range(2)] == ["0x1010140", "0x1010101"]
-    assert KeyShape.of(widths).wide == 2
-    assert KeyShape.of((2,) * 8).wide == 0
+def test_a_row_of_groups_is_read_as_far_as_its_widest_goes() -> None:
+    # words of group 0 in four digits, of 1 and 2 in three each; single bits of groups 1 and 3
+    assert CodeShape.of((8, 7, 6, 1, 0, 0, 0, 0)) == (1, 0x4, 0b1)
+    assert CodeShape.of((5,) + (2,) * 7 + (2, 2, 1, 1)) == (2, 0x12, 0b11)
+    assert CodeShape.of((2,) * 16) == (2, 0x11, 0b00)
 
 
 def test_columns_that_do_not_exist_hold_nothing() -> None:
@@ -113,21 +152,20 @@ def test_columns_that_do_not_exist_hold_nothing() -> None:
     assert tables.basis[0, 0, :, 20:24, 8:].any()
 
 
-def test_rows_of_values_rebuild_a_weighted_sum() -> None:
-    coder = E8Quantizer.create(64, 2.25, 0, "cpu")
-    packed = coder.encode(torch.randn(30, 64, generator=torch.Generator().manual_seed(2)))
+@pytest.mark.parametrize("bits", [1, 1.75, 2, 2.25, 2.75, 3.5, 4])
+@pytest.mark.parametrize("dim", [64, 80, 128])
+def test_rows_of_values_rebuild_a_weighted_sum(bits: float, dim: int) -> None:
+    coder = E8Quantizer.create(dim, bits, 0, "cpu")
+    packed = coder.encode(torch.randn(30, dim, generator=torch.Generator().manual_seed(2)))
     points, _ = coder.decode_points(packed, torch.float32)
     weights = torch.rand(30)
-    shape = ValueShape.of(coder.widths)
-    digits = []
-    for term in value_terms(shape):
-        size, index = 1, 0 if term is None else term.index
-        if index is not None:
-            size = 4 ** (index % 4) if term is None or term.is_word else 2**index
-        digits.append(size * bits_of(packed.codes, term or Digit(True, 99, 0), shape.words))
-    rows, offset = value_rows(coder)
-    actual = weights @ torch.stack(digits, dim=1).float() @ rows + weights.sum() * offset
-    torch.testing.assert_close(actual, weights @ points @ coder.decoder, rtol=1e-4, atol=1e-4)
+    sums = of_terms(value_groups(packed.codes, coder.widths), value_terms(coder.widths))
+    tables = value_tables(coder)
+    assert tables.rows.shape[0] % 16 == 0
+    weights = weights.double()
+    actual = weights @ sums.double() @ tables.rows.double() + weights.sum() * tables.offset
+    expected = weights @ points.double() @ coder.decoder.double()
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-3)
 
 
 def test_phases_stay_exact_far_into_a_text() -> None:

@@ -13,7 +13,6 @@ from decode_cases import CASES, DecodeCase
 from nexusquant.kernels.cuda_program import CudaError, compile_cubin
 from nexusquant.kernels.decode_attention import launch as decode
 from nexusquant.kernels.prefill_attention import launch as prefill
-from nexusquant.kernels.tiles.coder_tables import WARPS
 
 CAPABILITIES = ((8, 0), (8, 6), (8, 9), (9, 0), (12, 0))
 FEW_BYTES = 64
@@ -23,7 +22,7 @@ LEAST_SHARED = 99 * 1024
 SHAPES = (
     *CASES,
     DecodeCase(lengths=(64,), dim=128, rotary_dim=128, groups=7, is_whole=False),
-    DecodeCase(lengths=(64,), dim=128, rotary_dim=128, groups=4, bits=(3.25, 3.25)),
+    DecodeCase(lengths=(64,), dim=128, rotary_dim=128, groups=4, bits=(3.5, 3.5)),
 )
 
 
@@ -31,13 +30,20 @@ def source_of(paths: tuple[Path, ...], checks: str) -> str:
     return "".join(path.read_text("utf-8") for path in paths) + checks
 
 
-def compiled(paths: tuple[Path, ...], macros: dict[str, int], capability: tuple[int, int]) -> bytes:
+def compiled(
+    paths: tuple[Path, ...],
+    macros: dict[str, int],
+    warps: tuple[int, ...],
+    capability: tuple[int, int],
+) -> bytes:
     checks = f"static_assert(shared_bytes <= {LEAST_SHARED});\n"
     source = source_of(paths, checks)
-    try:
-        return compile_cubin(nvrtc(), source, macros | {"WARPS": WARPS[0]}, capability)
-    except CudaError:
-        return compile_cubin(nvrtc(), source, macros | {"WARPS": WARPS[1]}, capability)
+    for num_warps in warps:
+        try:
+            return compile_cubin(nvrtc(), source, macros | {"WARPS": num_warps}, capability)
+        except CudaError as error:
+            told = error
+    raise told
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
@@ -52,10 +58,13 @@ def test_decode_compiles_within_its_registers_and_shared_memory(number: int) -> 
     case = SHAPES[number]
     # one card for each shape, all cards over all shapes
     capability = CAPABILITIES[number % len(CAPABILITIES)]
-    exact_types = (torch.float32, torch.float16)
-    macros = decode.macros_of(case.query().half(), case.view(), case.softcap, exact_types)
-    registers, stack = usage(compiled(decode.SOURCES, macros, capability))
+    macros = decode.macros_of(case.query().half(), case.view(), case.softcap)
+    registers, stack = usage(compiled(decode.SOURCES, macros, decode.WARPS, capability))
     assert registers <= 255 and stack <= FEW_BYTES
+    of_join = decode.join_macros(macros, case.query(), case.query().half())
+    source = source_of(decode.JOIN_SOURCES, "")
+    registers, stack = usage(compile_cubin(nvrtc(), source, of_join, capability))
+    assert registers <= 255 and stack == 0
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
@@ -64,7 +73,7 @@ def test_rebuilding_compiles(capability: tuple[int, int], has_keys: bool) -> Non
     view = replace(CASES[7], is_whole=has_keys).view()
     coder = view.key_quantizer if has_keys else view.value_quantizer
     macros = prefill.macros_of(view, coder, has_keys, torch.bfloat16)
-    registers, stack = usage(compiled(prefill.SOURCES, macros, capability))
+    registers, stack = usage(compiled(prefill.SOURCES, macros, prefill.WARPS, capability))
     assert registers <= 255 and stack == 0
 
 

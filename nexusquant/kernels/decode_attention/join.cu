@@ -7,10 +7,14 @@
 // Set by the launcher, beside what `softmax.cu` wants: DIM, EXACT_KEY_TYPE, EXACT_VALUE_TYPE (as
 // QUERY_TYPE).
 
-constexpr int JOIN_WARPS = 8;
+constexpr int JOIN_WARPS = 16;
+constexpr int JOIN_THREADS = 32 * JOIN_WARPS;
 constexpr int WIDTH = 32;
 constexpr int PER_LANE = (DIM + 31) / 32;
 constexpr int OWN_ROWS = (ROWS + JOIN_WARPS - 1) / JOIN_WARPS;
+// sums over all parts that a thread makes, and the parts that it fetches at once
+constexpr int OWN_SUMS = (GROUPED * ROWS + JOIN_THREADS - 1) / JOIN_THREADS;
+constexpr int BATCH = OWN_SUMS > 2 ? 8 : 16;
 constexpr int AT_TOTAL = GROUPED * ROWS;
 constexpr int AT_SUMS = AT_TOTAL + 2 * GROUPED;
 constexpr int AT_SHARES = AT_SUMS + JOIN_WARPS * GROUPED * WIDTH;
@@ -66,18 +70,24 @@ __device__ __forceinline__ void weigh_all(
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     for (int q = warp; q < GROUPED; q += JOIN_WARPS) {
         const int first = head * parts.count * QUERIES + q;
-        float highest = NOTHING, total = 0.f, weight_sum = 0.f;
-        for (int i = lane; i < parts.count; i += 32)
+        // all is fetched before any of it is waited for, of up to 32 parts
+        const int own = first + min(lane, parts.count - 1) * QUERIES;
+        const float maximum = parts.maxima[own], own_total = parts.totals[own];
+        const float own_sum = parts.weight_sums[own];
+        float highest = maximum, total = 0.f, weight_sum = 0.f;
+        for (int i = lane + 32; i < parts.count; i += 32)
             highest = fmaxf(highest, parts.maxima[first + i * QUERIES]);
         for (int i = lane; i < num_exact; i += 32)
             highest = fmaxf(highest, logits[q * num_exact + i]);
         for (int step = 16; step; step /= 2)
             highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, step));
         for (int i = lane; i < parts.count; i += 32) {
-            float share = exp2_of(parts.maxima[first + i * QUERIES] - highest);
+            const bool is_first = i == lane;
+            const int place = first + i * QUERIES;
+            const float share = exp2_of((is_first ? maximum : parts.maxima[place]) - highest);
             shares[q * parts.count + i] = share;
-            total += share * parts.totals[first + i * QUERIES];
-            weight_sum += share * parts.weight_sums[first + i * QUERIES];
+            total += share * (is_first ? own_total : parts.totals[place]);
+            weight_sum += share * (is_first ? own_sum : parts.weight_sums[place]);
         }
         for (int i = lane; i < num_exact; i += 32) {
             float weight = exp2_of(logits[q * num_exact + i] - highest);
@@ -92,17 +102,44 @@ __device__ __forceinline__ void weigh_all(
     }
 }
 
-// sums of digits of all parts. [GROUPED, ROWS]
+// a batch of parts' sums on their way into registers
+__device__ __forceinline__ void fetch_batch(
+    const Parts& parts, int head, int batch, float (&values)[OWN_SUMS][BATCH]) {
+    const float* from =
+        parts.weighted + static_cast<long long>(head) * parts.count * QUERIES * ROWS + threadIdx.x;
+#pragma unroll
+    for (int s = 0; s < OWN_SUMS; s++) {
+        const bool is_sum = threadIdx.x + s * JOIN_THREADS < GROUPED * ROWS;
+#pragma unroll
+        for (int j = 0; j < BATCH; j++) {
+            const int p = batch + j;
+            const bool is_there = is_sum && p < parts.count;
+            values[s][j] = is_there ? from[p * QUERIES * ROWS + s * JOIN_THREADS] : 0.f;
+        }
+    }
+}
+
+// sums over all parts. [GROUPED, ROWS]
 __device__ __forceinline__ void add_parts(
-    const Parts& parts, int head, const float* shares, float* digits) {
-    for (int i = threadIdx.x; i < GROUPED * ROWS; i += JOIN_WARPS * 32) {
-        const float* own_shares = shares + i / ROWS * parts.count;
-        const float* from =
-            parts.weighted + static_cast<long long>(head) * parts.count * QUERIES * ROWS + i;
-        float sum = 0.f;
-#pragma unroll 8
-        for (int p = 0; p < parts.count; p++) sum += own_shares[p] * from[p * QUERIES * ROWS];
-        digits[i] = sum;
+    const Parts& parts, int head, const float* shares, float (&values)[OWN_SUMS][BATCH],
+    float* digits) {
+    float sums[OWN_SUMS] = {};
+    for (int batch = 0; batch < parts.count; batch += BATCH) {
+        if (batch) fetch_batch(parts, head, batch, values);
+#pragma unroll
+        for (int s = 0; s < OWN_SUMS; s++) {
+            const int q = min((threadIdx.x + s * JOIN_THREADS) / ROWS, GROUPED - 1);
+#pragma unroll
+            for (int j = 0; j < BATCH; j++) {
+                const int p = min(batch + j, parts.count - 1);
+                sums[s] += shares[q * parts.count + p] * values[s][j];
+            }
+        }
+    }
+#pragma unroll
+    for (int s = 0; s < OWN_SUMS; s++) {
+        const int i = threadIdx.x + s * JOIN_THREADS;
+        if (i < GROUPED * ROWS) digits[i] = sums[s];
     }
 }
 
@@ -130,9 +167,11 @@ extern "C" __global__ void __launch_bounds__(JOIN_WARPS * 32) join_parts(
     compare_exactly(query, exact, head, scaling, softcap, weights);
     __syncthreads();
     wait_for_the_last();
+    float values[OWN_SUMS][BATCH];
+    fetch_batch(parts, head, 0, values);
     weigh_all(parts, head, count, weights, shares, total);
     __syncthreads();
-    add_parts(parts, head, shares, digits);
+    add_parts(parts, head, shares, values, digits);
     float own[GROUPED] = {};
 #pragma unroll 4
     for (int e = warp; e < count; e += JOIN_WARPS) {

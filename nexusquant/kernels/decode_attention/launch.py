@@ -13,12 +13,13 @@ from nexusquant.kernels.decode_attention.reference import PackedView
 from nexusquant.kernels.tiles.coder_tables import (
     TILES,
     TYPES,
+    code_macros,
     coder_tables,
     fitting_kernel,
     shape_macros,
 )
-from nexusquant.kernels.tiles.fragments import scales_and_exponents, value_rows
-from nexusquant.kernels.tiles.terms import ValueShape
+from nexusquant.kernels.tiles.fragments import scales_and_exponents, value_tables
+from nexusquant.kernels.tiles.terms import ROW
 
 WARPS = (16, 12, 8, 4)
 """Of a block; what they share leaves room for fewer where a card has less shared memory."""
@@ -26,7 +27,7 @@ WARPS = (16, 12, 8, 4)
 _HERE = Path(__file__).parent
 SOURCES = (*TILES, _HERE / "softmax.cu", _HERE / "parts.cu")
 JOIN_SOURCES = (TILES[0], _HERE / "softmax.cu", _HERE / "join.cu")
-_JOIN_THREADS, _JOIN_WIDTH = 256, 32
+_JOIN_THREADS, _JOIN_WIDTH = 512, 32
 _NUM_TILES = 1
 
 
@@ -60,10 +61,10 @@ def attend(
     fitting = fitting_kernel(SOURCES, "attend_parts", macros, WARPS, query.device)
     num_kv_heads = packed.page_table.shape[0]
     num_parts = num_parts or _num_parts(packed, macros["M_TILES"] * 16 * fitting.num_warps)
-    rows, offset = value_rows(packed.value_quantizer)
+    values = value_tables(packed.value_quantizer)
     num_sums = num_kv_heads * num_parts * 8 * macros["N_TILES"]
-    sums = query.new_empty(num_sums * (3 + rows.shape[0]), dtype=torch.float32)
-    parts = sums.split([num_sums, num_sums, num_sums, num_sums * rows.shape[0]])
+    sums = query.new_empty(num_sums * (3 + values.rows.shape[0]), dtype=torch.float32)
+    parts = sums.split([num_sums, num_sums, num_sums, num_sums * values.rows.shape[0]])
     tables = coder_tables(packed.key_quantizer, num_kv_heads, packed.rotary, packed.pairing)
     query = query.contiguous()
     fitting.kernel.launch(
@@ -72,7 +73,7 @@ def attend(
         *(packed.page_table, packed.page_table.stride(0), packed.lengths),
         *(packed.positions, packed.positions.stride(0), packed.first_position or 0),
         *(*tables.fragments, tables.mean, tables.columns, tables.speeds),
-        *(scales_and_exponents(query.device), float(tables.growth)),
+        *(scales_and_exponents(query.device), float(tables.growth), values.places),
         *(float(scaling), float(softcap or 1.0), *parts),
     )
     out = query.new_empty(query.shape[0], packed.value_quantizer.dim)
@@ -82,7 +83,7 @@ def attend(
         (num_kv_heads, -(-out.shape[1] // _JOIN_WIDTH)),
         _JOIN_THREADS,
         join.constant("join_bytes") + 4 * macros["GROUPED"] * (num_parts + room),
-        *(query, *parts, num_parts, rows, offset),
+        *(query, *parts, num_parts, values.rows, values.offset),
         *(exact_keys.contiguous(), exact_values.contiguous(), room, num_exact, *numbers, out),
         is_early=True,
     )
@@ -91,23 +92,27 @@ def attend(
 
 def macros_of(query: torch.Tensor, packed: PackedView, softcap: float | None) -> dict[str, int]:
     """What the program of the parts has to know of the tensors, but for WARPS."""
-    values = ValueShape.of(packed.value_quantizer.widths)
+    widths = packed.value_quantizer.widths
     num_grouped = query.shape[0] // packed.page_table.shape[0]
-    sizes = {f"VALUE_{name.upper()}": size for name, size in values._asdict().items()}
+    rows = [widths[first : first + ROW] for first in range(0, len(widths), ROW)]
     own = {
         "VALUE_BYTES": packed.value_quantizer.bytes_per_vector - 1,
+        # one bit for each row of groups whose bits are not those of the others
+        "VALUE_MIXED": sum((len(set(row)) > 1 or len(row) < ROW) << r for r, row in enumerate(rows)),
         "VALUE_DIM": packed.value_quantizer.dim,
         "N_TILES": -(-num_grouped // 8),
         "GROUPED": num_grouped,
+        "UNROLL": 2, "ANGLE": 1, "HALF_TURN": 0,
         "HAS_MEAN": packed.key_quantizer.mean is not None,
         "HAS_SOFTCAP": softcap is not None,
         "IS_WHOLE": packed.first_position is not None,
         "QUERY_TYPE": TYPES[query.dtype],
     }
-    return shape_macros(packed.key_quantizer, _NUM_TILES) | sizes | own
+    shape = code_macros("VALUE", packed.value_quantizer)
+    return shape_macros(packed.key_quantizer, _NUM_TILES) | shape | own
 
 
-_OF_JOIN = ("DIM", "VALUE_DIM", "VALUE_W8", "VALUE_S8", "N_TILES", "GROUPED", "HAS_SOFTCAP")
+_OF_JOIN = ("DIM", "VALUE_DIM", "VALUE_ROWS", "N_TILES", "GROUPED", "HAS_SOFTCAP")
 
 
 def join_macros(

@@ -4,11 +4,12 @@
 // `reference.py` says what the parts have to give together. Keys are rebuilt from their digits and
 // the basis (in shared memory, for all warps of a block), turned to the tokens' positions and
 // compared with the queries; nothing of a key ever leaves its warp. The weighted sum of values
-// stays in digits until the parts are joined (`join.cu`). Digits of values are float16 numbers: put
-// under the exponent of 1024, bits are a number where they stand, so that a mask and a subtraction
-// make two of them.
+// stays in coordinates until the parts are joined (`join.cu`). Coordinates of values are float16
+// numbers: put under the exponent of 1024, bits are a number where they stand, so that masks and a
+// subtraction make two of them.
 //
-// Set by the launcher, beside what those want: VALUE_BYTES, VALUE_WORDS, HAS_MEAN, IS_WHOLE, UNROLL.
+// Set by the launcher, beside what those want: VALUE_BYTES, VALUE_DIGITS, VALUE_ODD, VALUE_MIXED,
+// HAS_MEAN, IS_WHOLE.
 
 constexpr int KEY_STAGE = up(TOKENS * KEY_BYTES + 16);
 constexpr int VALUE_STAGE = up(TOKENS * VALUE_BYTES + 16);
@@ -17,8 +18,7 @@ constexpr int AT_BASIS = up(WARPS * 3 * QUERIES * 4);  // after the warps' state
 constexpr int AT_QUERY = AT_BASIS + BASIS_BYTES;
 constexpr int AT_MEAN = AT_QUERY + CHUNKS * N_TILES * 256;
 constexpr int AT_COLUMNS = AT_MEAN + (HAS_MEAN ? CHUNKS * N_TILES * 256 : 0);
-constexpr int AT_UNITS = AT_COLUMNS + COLUMN_BYTES;
-constexpr int AT_SPEED = AT_UNITS + UNITS_BYTES;
+constexpr int AT_SPEED = AT_COLUMNS + COLUMN_BYTES;
 constexpr int AT_RATE = AT_SPEED + HALF * 4;
 constexpr int AT_SCALE = AT_RATE + HALF * 4;
 constexpr int AT_STAGE = up(AT_SCALE + 2 * 256 * 4);
@@ -61,42 +61,30 @@ __device__ __forceinline__ u32 transposed(u32 tile) {
     return other;
 }
 
-// bits under `mask`, in both halves, as the float16 number that they are where they stand:
-// under the exponent of 1024, which is then taken away
-template <u32 MASK>
-__device__ __forceinline__ u32 taken_out(u32 bits) {
-    u32 digits;
-    asm("lop3.b32 %0, %1, %2, 0x64006400, 0xEA;\n\tsub.rn.f16x2 %0, %0, %3;"
-        : "=r"(digits) : "r"(bits), "n"(MASK | MASK << 16), "r"(0x64006400u));
-    return digits;
+// coordinates `i` of two groups from their lower digits and, moved up by two bits, their upper ones
+template <int I>
+__device__ __forceinline__ u32 field(u32 lower, u32 upper) {
+    u32 number, mask = 0x000C000Cu << 2 * I;
+    asm("lop3.b32 %0, %1, %2, 0x64006400, 0xEA;"
+        : "=r"(number) : "r"(lower), "n"(0x00030003u << 2 * I));
+    number |= upper & mask;
+    asm("sub.rn.f16x2 %0, %0, %1;" : "+r"(number) : "r"(0x64006400u));
+    return number;
 }
 
-template <int DIGIT>
-__device__ __forceinline__ u32 word_digit(u32 words) {
-    return taken_out<(3u << 2 * DIGIT)>(words);
-}
-
-__device__ __forceinline__ u32 one_where_odd(u32 lanes) { return (lanes & 0x00010001u) * 0x3C00u; }
-
-// parity of the lowest bits of all eight digits
-__device__ __forceinline__ u32 word_parity(u32 words) {
+// 1 where an odd number of the lowest bits of eight digits is set
+__device__ __forceinline__ u32 parity_of(u32 words) {
     u32 odd = words & 0x55555555u;
     odd ^= odd >> 8;
     odd ^= odd >> 4;
-    return one_where_odd(odd ^ odd >> 2);
+    return ((odd ^ odd >> 2) & 0x00010001u) * 0x3C00u;
 }
 
-// parity of the low byte of each half
-__device__ __forceinline__ u32 byte_parity(u32 bytes) {
-    u32 odd = bytes ^ bytes >> 4;
-    odd ^= odd >> 2;
-    return one_where_odd(odd ^ odd >> 1);
-}
-
-template <int ALIGNMENT>
-__device__ __forceinline__ u32 read16(const u8* from) {
-    if (ALIGNMENT % 2 == 0) return *reinterpret_cast<const u16*>(from);
-    return from[0] | from[1] << 8;
+// the bits of a byte of each half, two places apart
+__device__ __forceinline__ u32 spread(u32 bytes) {
+    bytes = (bytes | bytes << 4) & 0x0F0F0F0Fu;
+    bytes = (bytes | bytes << 2) & 0x33333333u;
+    return (bytes | bytes << 1) & 0x55555555u;
 }
 
 struct Pages {
@@ -122,62 +110,71 @@ __device__ __forceinline__ void fetch(const Pages& pages, int page, int tile, u8
     }
 }
 
-// weighted digits of 16 tokens' values onto the sums
-__device__ __forceinline__ void add_values(
-    const u8* rows, int g, int t, const u32 (&weights)[N_TILES][2],
-    float (&sums)[V_TILES][N_TILES][4]) {
+// A row of eight groups of two tokens' values: lower digits, and upper ones moved up by two bits.
+template <int R>
+__device__ __forceinline__ void read_pair(
+    const u8* one, const u8* other, u32 place, u32& lower, u32& upper) {
     constexpr int AT = VALUE_BYTES % 2 == 0 ? 2 : 1;
-    const u8* tokens[4] = {
+    constexpr int DIGITS = VALUE_DIGITS >> 4 * R & 15;
+    constexpr bool IS_ODD = VALUE_ODD >> R & 1;
+    // where all groups have a word, there is nothing to mask
+    constexpr bool IS_MIXED = VALUE_MIXED >> R & 1;
+    const u32 first = place & 255, second = place >> 8 & 255, single = place >> 16 & 255;
+    lower = upper = 0;
+    if (DIGITS > 0) {
+        lower = read16<AT>(one + first) | read16<AT>(other + first) << 16;
+        if (IS_MIXED) lower &= 0u - (place >> 24 & 1);
+    }
+    if (DIGITS > 1) {
+        upper = read16<AT>(one + second) | read16<AT>(other + second) << 16;
+        if (IS_MIXED) upper &= 0u - (place >> 25 & 1);
+    }
+    if (IS_ODD) {
+        const u32 bits = spread(one[single] | static_cast<u32>(other[single]) << 16);
+        if (IS_MIXED) {
+            lower |= bits & 0u - (place >> 27 & 1);
+            upper |= bits & 0u - (place >> 26 & 1);
+        } else if (DIGITS > 0) upper = bits;
+        else lower = bits;
+    }
+}
+
+template <int R>
+__device__ __forceinline__ void add_row(
+    const u8* const (&tokens)[4], const u32 (&places)[VALUE_ROWS],
+    const u32 (&weights)[N_TILES][2], u32 (&parity)[2][2], float (&sums)[V_TILES][N_TILES][4]) {
+    u32 near, near_upper, far, far_upper;
+    read_pair<R>(tokens[0], tokens[1], places[R], near, near_upper);
+    read_pair<R>(tokens[2], tokens[3], places[R], far, far_upper);
+    parity[R % 2][0] = parity_of(near), parity[R % 2][1] = parity_of(far);
+#define ADD(TILE, A0, A1, A2, A3)                                                               \
+    _Pragma("unroll") for (int n = 0; n < N_TILES; n++)                                         \
+        multiply_add(sums[TILE][n], A0, A1, A2, A3, weights[n][0], weights[n][1]);
+#define ADD_FIELDS(I)                                                                           \
+    ADD(4 * R + I, field<I>(near, near_upper << 2), field<I>(near >> 8, near_upper >> 6),       \
+        field<I>(far, far_upper << 2), field<I>(far >> 8, far_upper >> 6))
+    ADD_FIELDS(0) ADD_FIELDS(1) ADD_FIELDS(2) ADD_FIELDS(3)
+    if (R % 2 == 1 || R == VALUE_ROWS - 1) {
+        if (R % 2 == 0) parity[1][0] = parity[1][1] = 0;
+        ADD(4 * VALUE_ROWS + R / 2, parity[0][0], parity[1][0], parity[0][1], parity[1][1])
+    }
+#undef ADD_FIELDS
+#undef ADD
+}
+
+// weighted coordinates of 16 tokens' values onto the sums
+__device__ __forceinline__ void add_values(
+    const u8* rows, int t, const u32 (&places)[VALUE_ROWS], const u32 (&weights)[N_TILES][2],
+    float (&sums)[V_TILES][N_TILES][4]) {
+    const u8* const tokens[4] = {
         rows + 2 * t * VALUE_BYTES, rows + (2 * t + 1) * VALUE_BYTES,
         rows + (2 * t + 8) * VALUE_BYTES, rows + (2 * t + 9) * VALUE_BYTES};
-    u32 parity[2][2] = {};
-#define ADD_TILE(TILE, A0, A1, A2, A3)                                                        \
-    _Pragma("unroll") for (int n = 0; n < N_TILES; n++)                                       \
-        multiply_add(sums[TILE][n], A0, A1, A2, A3, weights[n][0], weights[n][1]);
-#pragma unroll
-    for (int r = 0; r < VALUE_W8; r++) {
-        int at = 2 * (8 * r + g);
-        u32 near = read16<AT>(tokens[0] + at) | read16<AT>(tokens[1] + at) << 16;
-        u32 far = read16<AT>(tokens[2] + at) | read16<AT>(tokens[3] + at) << 16;
-        u32 near_high = near >> 8, far_high = far >> 8;
-        ADD_TILE(4 * r, word_digit<0>(near), word_digit<0>(near_high), word_digit<0>(far),
-                 word_digit<0>(far_high))
-        ADD_TILE(4 * r + 1, word_digit<1>(near), word_digit<1>(near_high), word_digit<1>(far),
-                 word_digit<1>(far_high))
-        ADD_TILE(4 * r + 2, word_digit<2>(near), word_digit<2>(near_high), word_digit<2>(far),
-                 word_digit<2>(far_high))
-        ADD_TILE(4 * r + 3, word_digit<3>(near), word_digit<3>(near_high), word_digit<3>(far),
-                 word_digit<3>(far_high))
-        parity[r % 2][0] = word_parity(near);
-        parity[r % 2][1] = word_parity(far);
-        if (r % 2 == 1 || r == VALUE_W8 - 1) {
-            if (r % 2 == 0) parity[1][0] = parity[1][1] = 0;
-            ADD_TILE(4 * VALUE_W8 + r / 2, parity[0][0], parity[1][0], parity[0][1], parity[1][1])
-        }
-    }
-    constexpr int SINGLES = 4 * VALUE_W8 + (VALUE_W8 + 1) / 2;
-#pragma unroll
-    for (int r = 0; r < VALUE_S8; r++) {
-        int at = 2 * VALUE_WORDS + 8 * r + g;
-        u32 near = tokens[0][at] | static_cast<u32>(tokens[1][at]) << 16;
-        u32 far = tokens[2][at] | static_cast<u32>(tokens[3][at]) << 16;
-        ADD_TILE(SINGLES + 4 * r, taken_out<1>(near), taken_out<16>(near), taken_out<1>(far),
-                 taken_out<16>(far))
-        ADD_TILE(SINGLES + 4 * r + 1, taken_out<2>(near), taken_out<32>(near), taken_out<2>(far),
-                 taken_out<32>(far))
-        ADD_TILE(SINGLES + 4 * r + 2, taken_out<4>(near), taken_out<64>(near), taken_out<4>(far),
-                 taken_out<64>(far))
-        ADD_TILE(SINGLES + 4 * r + 3, taken_out<8>(near), taken_out<128>(near), taken_out<8>(far),
-                 taken_out<128>(far))
-        parity[r % 2][0] = byte_parity(near);
-        parity[r % 2][1] = byte_parity(far);
-        if (r % 2 == 1 || r == VALUE_S8 - 1) {
-            if (r % 2 == 0) parity[1][0] = parity[1][1] = 0;
-            ADD_TILE(SINGLES + 4 * VALUE_S8 + r / 2, parity[0][0], parity[1][0], parity[0][1],
-                     parity[1][1])
-        }
-    }
-#undef ADD_TILE
+    u32 parity[2][2];
+    static_assert(VALUE_ROWS <= 4);
+    add_row<0>(tokens, places, weights, parity, sums);
+    if constexpr (VALUE_ROWS > 1) add_row<1>(tokens, places, weights, parity, sums);
+    if constexpr (VALUE_ROWS > 2) add_row<2>(tokens, places, weights, parity, sums);
+    if constexpr (VALUE_ROWS > 3) add_row<3>(tokens, places, weights, parity, sums);
 }
 
 // queries, and what they are of the mean, as the right-hand sides of products
@@ -305,7 +302,8 @@ __device__ __forceinline__ void clear(Softmax& softmax) {
 
 // The softmax's step. With the values' scales in the maximum, no weight overflows float16.
 __device__ __forceinline__ void add_tile(
-    const u8* stage, const float* own_scales, int first, int length, float softcap, int g, int t,
+    const u8* stage, const float* own_scales, const u32 (&value_places)[VALUE_ROWS], int first,
+    int length, float softcap, int g, int t,
     const u32 (&position)[M_TILES][2], float (&products)[M_TILES][N_TILES][4],
     const float (&of_mean)[M_TILES][N_TILES][4], Softmax& softmax) {
     const u8* codes = stage + KEY_STAGE + VALUE_STAGE;
@@ -379,7 +377,8 @@ __device__ __forceinline__ void add_tile(
                 weights[n][h] = transposed(half2_of(pair[0], pair[1]));
             }
         }
-        add_values(stage + KEY_STAGE + 16 * m * VALUE_BYTES, g, t, weights, softmax.sums);
+        add_values(
+            stage + KEY_STAGE + 16 * m * VALUE_BYTES, t, value_places, weights, softmax.sums);
     }
 }
 
@@ -450,7 +449,7 @@ __device__ __forceinline__ void store_part(
 
 // What all warps of a block share: the basis, whose copies are under way when it returns;
 __device__ __forceinline__ void share_basis(
-    u8* shared, const u8* basis, const u8* column_factors, const u8* units, int head) {
+    u8* shared, const u8* basis, const u8* column_factors, int head) {
     const int thread = threadIdx.x;
     const u8* own_basis = basis + static_cast<long long>(head) * BASIS_BYTES;
     for (int i = thread * 16; i < BASIS_BYTES; i += WARPS * 512)
@@ -458,8 +457,6 @@ __device__ __forceinline__ void share_basis(
     const u8* own_columns = column_factors + static_cast<long long>(head) * COLUMN_BYTES;
     for (int i = thread * 16; i < COLUMN_BYTES; i += WARPS * 512)
         copy_ahead(shared + AT_COLUMNS + i, own_columns + i);
-    for (int i = thread * 16; i < UNITS_BYTES; i += WARPS * 512)
-        copy_ahead(shared + AT_UNITS + i, units + i);
 }
 
 // and what is computed of the query, the frequencies and the scales.
@@ -486,16 +483,16 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
     const void* query, const u8* key_codes, const u8* key_scales, const u8* value_codes,
     const u8* value_scales, const int* page_table, int table_width, const long long* lengths,
     const long long* positions, int positions_width, int first_position, const u8* basis,
-    const u8* column_factors, const u8* units, const float* sizes, const float* mean,
+    const u8* column_factors, const uint4* places, const float* sizes, const float* mean,
     const int* columns, const u32* speeds, const float* scales, float growth,
-    float scaling, float softcap, float* maxima, float* totals, float* weight_sums,
+    const u32* value_places, float scaling, float softcap, float* maxima, float* totals, float* weight_sums,
     float* weighted) {
     extern __shared__ __align__(16) u8 shared[];
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
     const int g = lane / 4, t = lane % 4;
     const int head = blockIdx.x, part = blockIdx.y, num_parts = gridDim.y;
     let_the_next_start();
-    share_basis(shared, basis, column_factors, units, head);
+    share_basis(shared, basis, column_factors, head);
     const Pages pages = {
         key_codes, key_scales, value_codes, value_scales, page_table + head * table_width,
         positions + static_cast<long long>(head) * positions_width, first_position,
@@ -512,6 +509,11 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
         if (IS_WHOLE) return pages.first_position + index;
         return index < pages.length ? static_cast<int>(pages.positions[index]) : 0;
     };
+    uint4 own_places[KEY_ROWS];
+    read_places(places, t, own_places);
+    u32 own_value_places[VALUE_ROWS];
+#pragma unroll
+    for (int r = 0; r < VALUE_ROWS; r++) own_value_places[r] = value_places[8 * r + g];
     int page_next = 0, position_next = 0;
     if (tile < end) {
         fetch(pages, pages.table[tile / PER_PAGE], tile, stages, lane);
@@ -526,7 +528,6 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
     asm volatile("cp.async.wait_group 0;");
     __syncthreads();
 
-    const uint2* own_units = reinterpret_cast<const uint2*>(shared + AT_UNITS);
     const float* own_scales = reinterpret_cast<const float*>(shared + AT_SCALE);
     Softmax softmax;
     clear(softmax);
@@ -552,7 +553,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
 #pragma unroll
             for (int part_of_tile = 0; part_of_tile < 2; part_of_tile++) {
                 int row = 16 * m + 8 * part_of_tile + g;
-                split_vector(stage + row * KEY_BYTES, t, own_units, a[m], part_of_tile);
+                split_vector(stage + row * KEY_BYTES, own_places, a[m], part_of_tile);
                 position[m][part_of_tile] = __shfl_sync(~0u, own_position, row);
             }
         }
@@ -560,8 +561,8 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
         compare(shared, a, position, __shfl_sync(~0u, own_position, 0), lane, products, of_mean);
 
         add_tile(
-            stage, own_scales, tile * TOKENS, pages.length, softcap, g, t, position, products,
-            of_mean, softmax);
+            stage, own_scales, own_value_places, tile * TOKENS, pages.length, softcap, g, t,
+            position, products, of_mean, softmax);
         __syncwarp();
     }
 

@@ -1,12 +1,12 @@
 // What the parts of an attention and their joining share. After `types.cu`, in front of `parts.cu`
 // and of `join.cu`.
 //
-// Set by the launcher: VALUE_DIM, VALUE_W8, VALUE_S8, N_TILES, GROUPED, HAS_SOFTCAP, and of the
+// Set by the launcher: VALUE_DIM, VALUE_ROWS, N_TILES, GROUPED, HAS_SOFTCAP, and of the
 // query QUERY_TYPE (0 float32, 1 float16, 2 bfloat16).
 
 constexpr int QUERIES = 8 * N_TILES;
-// sixteens of digits of a value
-constexpr int V_TILES = 4 * VALUE_W8 + (VALUE_W8 + 1) / 2 + 4 * VALUE_S8 + (VALUE_S8 + 1) / 2;
+// sixteens of a value's coordinates and parities
+constexpr int V_TILES = 4 * VALUE_ROWS + (VALUE_ROWS + 1) / 2;
 constexpr int ROWS = 16 * V_TILES;
 constexpr float NOTHING = -1e30f;
 constexpr float LOG2_E = 1.4426950408889634f;

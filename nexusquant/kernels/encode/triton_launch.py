@@ -150,6 +150,9 @@ def launch(
             *(num_vectors, quantizer.num_coded, quantizer.bytes_per_vector - 1),
             **constants_of(quantizer, frequencies, pairing, tiling),
             num_warps=tiling.num_warps,
+            # a thread's own product, fused into a sum over threads, would give each of them
+            # another sum: they have to agree on the scale that wins
+            enable_fp_fusion=False,
         )
     return is_bad
 

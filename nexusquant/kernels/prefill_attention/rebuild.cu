@@ -8,8 +8,7 @@
 
 constexpr int STAGE = up(TOKENS * KEY_BYTES + 16);
 constexpr int AT_COLUMNS = BASIS_BYTES;
-constexpr int AT_UNITS = AT_COLUMNS + COLUMN_BYTES;
-constexpr int AT_MEAN = AT_UNITS + UNITS_BYTES;
+constexpr int AT_MEAN = AT_COLUMNS + COLUMN_BYTES;
 constexpr int AT_STAGE = up(AT_MEAN + 2 * HALF * 4);
 // read by the launcher
 extern "C" __constant__ const int shared_bytes = AT_STAGE + WARPS * STAGE;
@@ -58,7 +57,7 @@ __device__ __forceinline__ void rebuild_tile(
 extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) rebuild_vectors(
     const u8* codes, const u8* code_scales, const int* page_table, int table_width,
     const long long* lengths, const long long* positions, int positions_width, int first_position,
-    const u8* basis, const u8* column_factors, const u8* units, const float* sizes,
+    const u8* basis, const u8* column_factors, const uint4* places, const float* sizes,
     const float* mean, const int* columns, const u32* speeds,
     const float* scales, float growth, int first, int count, const int* starts, u16* out) {
     extern __shared__ __align__(16) u8 shared[];
@@ -71,15 +70,14 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) rebuild_vectors(
     const u8* own_columns = column_factors + static_cast<long long>(head) * COLUMN_BYTES;
     for (int i = thread * 16; i < COLUMN_BYTES; i += WARPS * 512)
         copy_ahead(shared + AT_COLUMNS + i, own_columns + i);
-    for (int i = thread * 16; i < UNITS_BYTES; i += WARPS * 512)
-        copy_ahead(shared + AT_UNITS + i, units + i);
+    uint4 own_places[KEY_ROWS];
+    read_places(places, lane % 4, own_places);
     float* own_means = reinterpret_cast<float*>(shared + AT_MEAN);
     for (int i = thread; i < 2 * HALF; i += WARPS * 32)
         own_means[i] = HAS_MEAN && columns[i] >= 0 ? mean[head * DIM + columns[i]] : 0.f;
     asm volatile("cp.async.commit_group;\n\tcp.async.wait_group 0;");
     __syncthreads();
 
-    const uint2* own_units = reinterpret_cast<const uint2*>(shared + AT_UNITS);
     u8* stage = shared + AT_STAGE + warp * STAGE;
     const int step = gridDim.y * WARPS * TOKENS;
     for (int index = first + (blockIdx.y * WARPS + warp) * TOKENS; index < end; index += step) {
@@ -97,7 +95,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) rebuild_vectors(
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 const int own = 16 * m + 8 * h + lane / 4, at = index + own;
-                split_vector(stage + own * KEY_BYTES, lane % 4, own_units, a[m], h);
+                split_vector(stage + own * KEY_BYTES, own_places, a[m], h);
                 row[m][h] = at < end ? starts[head] + at - first : -1;
                 long long place = static_cast<long long>(head) * positions_width + at;
                 position[m][h] = IS_WHOLE ? first_position + at : at < end ? positions[place] : 0;

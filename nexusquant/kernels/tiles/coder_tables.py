@@ -11,7 +11,7 @@ import torch
 
 from nexusquant.kernels.cuda_program import CudaError, CudaKernel, cuda_kernel
 from nexusquant.kernels.tiles.fragments import KeyFragments, key_fragments, phases_per_token
-from nexusquant.kernels.tiles.terms import KeyShape
+from nexusquant.kernels.tiles.terms import CodeShape
 from nexusquant.lattice import E8Quantizer, Pairing, Rotary
 
 TILES = (Path(__file__).parents[1] / "types.cu", Path(__file__).parent / "tiles.cu")
@@ -68,14 +68,19 @@ def shape_macros(quantizer: E8Quantizer, num_tiles: int) -> dict[str, int]:
         quantizer: The coder.
         num_tiles: Sixteens of vectors that a warp takes at once.
     """
-    shape, dim = KeyShape.of(quantizer.widths), quantizer.dim
-    sizes = {f"KEY_{name.upper()}": size for name, size in shape._asdict().items()}
-    return sizes | {
+    dim = quantizer.dim
+    return code_macros("KEY", quantizer) | {
         "KEY_BYTES": quantizer.bytes_per_vector - 1,
         "HALF": -(-dim // 16) * 8,
         "DIM": dim,
         "M_TILES": num_tiles,
     }
+
+
+def code_macros(prefix: str, quantizer: E8Quantizer) -> dict[str, int]:
+    """The shape of a coder's codes."""
+    shape = CodeShape.of(quantizer.widths)
+    return {f"{prefix}_{name.upper()}": size for name, size in shape._asdict().items()}
 
 
 class FittingKernel(NamedTuple):
@@ -126,12 +131,12 @@ def _made(
     num_pairs = frequencies.numel()
     columns = _columns(dim, num_pairs, pairing, half).to(device)
     speeds = torch.nn.functional.pad(phases_per_token(frequencies), (0, half - num_pairs))
-    basis, factors, units, sizes = key_fragments(quantizer, columns)
+    basis, factors, places, sizes = key_fragments(quantizer, columns)
     of_heads = [
         table.expand(num_kv_heads, *table.shape[1:]).contiguous()
         for table in (basis, factors, sizes)
     ]
-    fragments = KeyFragments(of_heads[0], of_heads[1], units, of_heads[2])
+    fragments = KeyFragments(of_heads[0], of_heads[1], places, of_heads[2])
     mean = quantizer.mean
     if mean is not None:
         mean = mean.reshape(-1, dim).expand(num_kv_heads, dim).contiguous()

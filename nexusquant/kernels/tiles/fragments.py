@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,35 +12,33 @@ import torch
 from nexusquant.kernels.tiles.terms import (
     LANES,
     PARITY_HIGH,
-    Digit,
-    KeyShape,
-    ValueShape,
-    digit_units,
-    key_slots,
+    Term,
+    key_places,
+    key_terms,
+    value_places,
     value_terms,
 )
 from nexusquant.lattice import E8Quantizer
 from nexusquant.lattice.box_code import CENTRE_OFFSET, ODD_COSET_SHIFT
 from nexusquant.lattice.e8 import DIM as GROUP
 from nexusquant.lattice.log_scale import scale_table
-from nexusquant.lattice.packing import CodeLayout
 
 
 class KeyFragments(NamedTuple):
     """Tables of a layer's vectors.
 
     Args:
-        basis: Rows of digits over the columns in both halves, as a warp's lanes load them.
-            [H, half / 8, slots / 2, 32, 16], int8.
+        basis: Rows of terms over the columns in both halves, as a warp's lanes load them.
+            [H, half / 8, terms / 32, 32, 16], int8.
         columns: Factor and addend of the left and the right column of each pair.
             [H, half, 4], float32.
-        units: See `digit_units`.
+        places: See `key_places`.
         sizes: What a vector of scale 1 is multiplied by. [H], float32.
     """
 
     basis: torch.Tensor
     columns: torch.Tensor
-    units: torch.Tensor
+    places: torch.Tensor
     sizes: torch.Tensor
 
 
@@ -61,10 +60,11 @@ def key_fragments(quantizer: E8Quantizer, columns: torch.Tensor) -> KeyFragments
     basis = quantizer.basis[..., : quantizer.num_coded, :].float()
     basis = basis.unsqueeze(0) if basis.dim() == 2 else basis
     spread = basis[..., columns.clamp(min=0).long()] * (columns >= 0)
-    rows, offsets, most = (table.to(device) for table in _whole_rows(widths))
-    slots = _in_bytes(rows @ spread, widths).to(torch.int8)
-    # tile, slot, lane t and byte of a term; half, chunk and lane g of a column
-    parts = slots.unflatten(1, (-1, 2, LANES, 4)).unflatten(-1, (2, -1, 8))
+    terms = key_terms(widths)
+    rows, offsets, most = (table.to(device) for table in _whole_rows(widths, terms))
+    whole = _in_bytes(rows @ spread, terms).to(torch.int8)
+    # tile, register, lane t and byte of a term; half, chunk and lane g of a column
+    parts = whole.unflatten(1, (-1, 2, LANES, 4)).unflatten(-1, (2, -1, 8))
     parts = parts.permute(0, 6, 1, 7, 3, 5, 2, 4).contiguous()
     units = quantizer.column_units.reshape(-1, quantizer.dim)
     factors = units / units[:, :1]
@@ -77,84 +77,67 @@ def key_fragments(quantizer: E8Quantizer, columns: torch.Tensor) -> KeyFragments
     return KeyFragments(
         parts.reshape(*parts.shape[:3], 32, 16),
         table.transpose(1, 2).flatten(2).contiguous(),
-        digit_units(widths).to(device),
+        key_places(widths).to(device),
         (units[:, :1] * shrink).flatten().contiguous(),
     )
 
 
-def _in_bytes(rows: torch.Tensor, widths: tuple[int, ...]) -> torch.Tensor:
+def _in_bytes(rows: torch.Tensor, terms: Sequence[Term | None]) -> torch.Tensor:
     """Rows [..., terms, columns]; those of parities as what is left over and as sixteens."""
-    sizes = [
-        0 if term is None or term.index is not None else term.size
-        for slot in key_slots(KeyShape.of(widths))
-        for term in slot
-    ]
+    sizes = [0 if term is None or term.index is not None else term.size for term in terms]
     of_term = torch.tensor(sizes, device=rows.device).unsqueeze(-1)
     sixteens = (rows / PARITY_HIGH).round()
     rows = torch.where(of_term == 1, rows - PARITY_HIGH * sixteens, rows)
     return torch.where(of_term == PARITY_HIGH, sixteens, rows)
 
 
-def _whole_rows(widths: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _whole_rows(
+    widths: tuple[int, ...], terms: Sequence[Term | None]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What terms are of coordinates, in steps.
 
     Returns:
         Weight of each coordinate in each term [terms, coordinates], what fields of 0 stand for
         and the largest size of each coordinate [coordinates]. float32.
     """
-    layout = CodeLayout.of(widths)
     num_coded = GROUP * sum(width > 0 for width in widths)
-    terms = [term for slot in key_slots(KeyShape.of(widths)) for term in slot]
     rows = torch.zeros(len(terms), num_coded)
     for row, term in enumerate(terms):
-        places = layout.words if term is not None and term.is_word else layout.singles
-        if term is None or term.place >= len(places):
-            continue
-        group, digit = layout.words[term.place] if term.is_word else (places[term.place], None)
-        first = GROUP * group
-        if term.index is not None:
-            rows[row, first + term.index] = 1
-        elif digit == 0 or (digit is None and widths[group] == 1):
+        if term is not None and term.index is not None:
+            rows[row, GROUP * term.group + term.index] = 1
+        elif term is not None:
+            first = GROUP * term.group
             rows[row, first : first + GROUP] = torch.tensor(ODD_COSET_SHIFT)
     halves = torch.tensor([2.0 ** (width - 1) for width in widths if width])
     halves = halves.repeat_interleave(GROUP)
     return rows, torch.tensor(CENTRE_OFFSET).repeat(num_coded // GROUP) - halves, halves
 
 
-def _value_factors(widths: tuple[int, ...], terms: list[Digit | None]) -> torch.Tensor:
-    """Weight of each coordinate in each term, in steps. [terms, coordinates], float32."""
-    layout = CodeLayout.of(widths)
-    factors = torch.zeros(len(terms), GROUP * sum(width > 0 for width in widths))
-    for row, term in enumerate(terms):
-        places = layout.words if term is not None and term.is_word else layout.singles
-        if term is None or term.place >= len(places):
-            continue
-        group, digit = layout.words[term.place] if term.is_word else (places[term.place], None)
-        first = GROUP * group
-        if term.index is None:
-            if digit == 0 or (digit is None and widths[group] == 1):
-                factors[row, first : first + GROUP] = torch.tensor(ODD_COSET_SHIFT)
-            continue
-        unit, weight = 2.0**term.index, 2.0 ** (widths[group] - 1)
-        if digit is not None:
-            # the upper four digits of a word are moved down
-            unit, weight = 4.0 ** (term.index % 4), 4.0**digit
-        factors[row, first + term.index] = weight / unit
-    return factors
+class ValueTables(NamedTuple):
+    """What a coder of values leaves to be done once its terms are summed up.
+
+    Args:
+        rows: What the sums of terms are multiplied by. [R, D], float32.
+        offset: What fields of 0 stand for. [D], float32.
+        places: See `value_places`.
+    """
+
+    rows: torch.Tensor
+    offset: torch.Tensor
+    places: torch.Tensor
 
 
 # the values' coder is one for all layers of a cache
 @functools.lru_cache(maxsize=4)
-def value_rows(quantizer: E8Quantizer) -> tuple[torch.Tensor, torch.Tensor]:
-    """What sums of digits are multiplied by in the end.
-
-    Returns:
-        Rows [R, D]; and what fields of 0 stand for, [D]. float32.
-    """
+def value_tables(quantizer: E8Quantizer) -> ValueTables:
+    """Tables for a coder of values."""
     device, widths = quantizer.basis.device, quantizer.widths
-    factors = _value_factors(widths, value_terms(ValueShape.of(widths)))
-    _, offsets, _ = _whole_rows(widths)
-    return factors.to(device) @ quantizer.decoder, offsets.to(device) @ quantizer.decoder
+    terms = value_terms(widths)
+    rows, offsets, _ = _whole_rows(widths, terms)
+    sizes = torch.tensor([1.0 if term is None else term.size for term in terms])
+    rows = (rows / sizes.unsqueeze(1)).to(device) @ quantizer.decoder
+    offset = offsets.to(device) @ quantizer.decoder
+    return ValueTables(rows, offset, value_places(widths).to(device))
 
 
 @functools.lru_cache(maxsize=16)

@@ -1,190 +1,179 @@
-"""Which digit of which word is which term of a product of tensor cores. Knows layouts of codes.
+"""Which coordinate of a code is which term of a product of tensor cores. Knows layouts of codes.
 
 Tensor cores take matrices in pieces, spread over the lanes of a warp: of a product of 32 terms of
 8 bits, lane `4 g + t` holds terms 4t to 4t + 3, and 16 more than these, of row (or column) g. Which
-digit of which word becomes which term is free as long as both sides agree: `tiles.cu` takes digits
-out where they stand, and the order here is the one that this gives.
+coordinate becomes which term is free as long as both sides agree: `tiles.cu` and `parts.cu` put the
+digits of a coordinate together where they stand, and the order here is the one that this gives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 
-from nexusquant.lattice.packing import CodeLayout
+from nexusquant.lattice.e8 import DIM as GROUP
+from nexusquant.lattice.packing import WORD_BYTES, CodeLayout
 
 LANES = 4
 """Lanes that share a row; each has four terms, one a byte, of each of its registers."""
 
+ROW = 8
+"""Groups that are taken apart together."""
+
 PARITY_HIGH = 16
-"""A parity is put in twice, once and this often: its row needs more than 8 bits."""
+"""A key's parity is put in twice, once and this often: its row needs more than 8 bits."""
 
 
-class KeyShape(NamedTuple):
-    """How many loads of which kind split a vector into digits.
+class CodeShape(NamedTuple):
+    """How much of each row of eight groups there is to read.
 
     Args:
-        words: Words of a vector.
-        singles: Bytes of single bits.
-        w8: Loads of eight words.
-        w4: Loads of four.
-        s16: Loads of sixteen bytes.
-        s8: Loads of eight.
-        wide: Loads up to the last one in which some digits count more than once.
+        rows: Eights of groups that have bits; the last one may have fewer.
+        digits: Four bits a row, lowest first: most words that one of its groups has.
+        odd: One bit a row: whether one of its groups has single bits.
     """
 
-    words: int
-    singles: int
-    w8: int
-    w4: int
-    s16: int
-    s8: int
-    wide: int
+    rows: int
+    digits: int
+    odd: int
 
     @classmethod
-    def of(cls, widths: tuple[int, ...]) -> KeyShape:
-        """The least loads for a code."""
-        layout = CodeLayout.of(widths)
-        fours, eights = -(-len(layout.words) // 4), -(-len(layout.singles) // 8)
-        upper = [place for place, (_, digit) in enumerate(layout.words) if digit]
-        return cls(
-            *(len(layout.words), len(layout.singles)),
-            *(fours // 2, fours % 2, eights // 2, eights % 2),
-            1 + upper[-1] // 8 if upper else 0,
-        )
-
-    @property
-    def num_slots(self) -> int:
-        """Registers of digits and parities; a product of tensor cores takes two."""
-        return 5 * self.w8 + 3 * self.w4 + 10 * self.s16 + 6 * self.s8
+    def of(cls, widths: tuple[int, ...]) -> CodeShape:
+        """That of a code."""
+        rows = _rows(widths)
+        digits = sum(max(width // 2 for width in row) << 4 * r for r, row in enumerate(rows))
+        odd = sum(any(width % 2 for width in row) << r for r, row in enumerate(rows))
+        return cls(len(rows), digits, odd)
 
 
-class Digit(NamedTuple):
-    """One term: a digit of a word (two bits), a single bit, or a parity of either.
+class Term(NamedTuple):
+    """One term: a coordinate of a group, or the group's parity.
 
     Args:
-        is_word: Of a word, not of a byte of single bits.
-        place: Which word or byte.
-        index: Which digit or bit; None: the parity.
-        size: How often a parity is put in.
+        group: Which of eight coordinates.
+        index: Which of them; None: the parity.
+        size: What the term is when its bits are 1: parts of `PARITY_HIGH` for a key's parity,
+            a power of four for the coordinates of values.
     """
 
-    is_word: bool
-    place: int
+    group: int
     index: int | None
     size: int = 1
 
 
-Slot = list[Digit | None]
-"""The sixteen terms of one register of a row's lanes."""
+def key_terms(widths: tuple[int, ...]) -> list[Term | None]:
+    """What the registers of keys hold, sixteen terms each, as `tiles.cu` fills them; None: zeros.
 
-
-def key_slots(shape: KeyShape) -> list[Slot]:
-    """What the registers hold, in the order in which `tiles.cu` fills them; an even number."""
-    slots = [slot for r in range(shape.w8) for slot in _word_slots(8 * r, 8)]
-    slots += _word_slots(8 * shape.w8, 4) if shape.w4 else []
-    slots += [slot for r in range(shape.s16) for slot in _single_slots(16 * r, 16)]
-    slots += _single_slots(16 * shape.s16, 8) if shape.s8 else []
-    return slots + [[None] * 16] * (len(slots) % 2)
-
-
-def _word_slots(first: int, count: int) -> Iterator[Slot]:
-    """A lane's bytes are the halves of two words; of four words, lanes 2 and 3 have the same."""
-    own = 2 * LANES // count
-
-    def of(index: int | None, lane: int, byte: int) -> Digit | None:
-        place = first + (2 * lane + byte // 2) % count
-        if index is not None:
-            return Digit(True, place, 4 * (byte % 2) + index + 2 * (2 * lane // count))
-        size = PARITY_HIGH if byte % 2 else 1
-        return Digit(True, place, None, size) if 2 * lane < count else None
-
-    for index in (*range(4 // own), None):
-        yield [of(index, lane, byte) for lane, byte in _bytes()]
-
-
-def _single_slots(first: int, count: int) -> Iterator[Slot]:
-    """A lane has four bytes; of eight bytes, lanes 2 and 3 have the same."""
-
-    def place(lane: int, byte: int) -> int:
-        return first + (4 * lane + byte) % count
-
-    for bit in range(8 if count == 16 else 4):
-        yield [
-            Digit(False, place(lane, byte), bit + 4 * (4 * lane // count))
-            for lane, byte in _bytes()
-        ]
-    for size in (1, PARITY_HIGH):
-        yield [
-            Digit(False, place(lane, byte), None, size) if 4 * lane < count else None
-            for lane, byte in _bytes()
-        ]
-
-
-def _bytes() -> Iterator[tuple[int, int]]:
-    return ((lane, byte) for lane in range(LANES) for byte in range(4))
-
-
-def digit_units(widths: tuple[int, ...]) -> torch.Tensor:
-    """What digits count, as `tiles.cu` multiplies them. [loads, 4 lanes, 2], int32.
-
-    Of words: two numbers, for the lane's two words. Of bytes: four numbers in the bytes of one.
+    A lane's bytes are two coordinates of each of two groups; there is an even number of registers.
     """
-    shape, layout = KeyShape.of(widths), CodeLayout.of(widths)
-    of_words = [4**digit for _, digit in layout.words]
-    of_singles = [2 ** (widths[group] - 1) for group in layout.singles]
-
-    def at(units: list[int], place: int) -> int:
-        return units[place] if place < len(units) else 1
-
-    loads = []
-    word_loads = [(8 * r, 8) for r in range(shape.w8)] + [(8 * shape.w8, 4)] * shape.w4
-    for first, count in word_loads:
-        loads.append(
-            [[at(of_words, first + (2 * t + s) % count) for s in range(2)] for t in range(LANES)]
-        )
-    byte_loads = [(16 * r, 16) for r in range(shape.s16)] + [(16 * shape.s16, 8)] * shape.s8
-    for first, count in byte_loads:
-        every = [[at(of_singles, first + (4 * t + b) % count) for b in range(4)] for t in range(4)]
-        loads.append([[int.from_bytes(bytes(units), "little"), 0] for units in every])
-    return torch.tensor(loads, dtype=torch.int32)
+    terms: list[Term | None] = []
+    for first in range(0, ROW * len(_rows(widths)), ROW):
+        for index in (*range(LANES), None):
+            for lane_byte in range(LANES * 4):
+                group, upper = first + lane_byte // 2, lane_byte % 2
+                if index is None:
+                    terms.append(Term(group, None, PARITY_HIGH if upper else 1))
+                else:
+                    terms.append(Term(group, index + LANES * upper))
+    terms += [None] * (len(terms) % 32)
+    return _with_bits(terms, widths)
 
 
-class ValueShape(NamedTuple):
-    """How values are split where they are summed up: rows of eight words, rows of eight bytes."""
-
-    words: int
-    singles: int
-    w8: int
-    s8: int
-
-    @classmethod
-    def of(cls, widths: tuple[int, ...]) -> ValueShape:
-        """The least rows for a code."""
-        layout = CodeLayout.of(widths)
-        words, singles = len(layout.words), len(layout.singles)
-        return cls(words, singles, -(-words // 8), -(-singles // 8))
-
-
-def value_terms(shape: ValueShape) -> list[Digit | None]:
+def value_terms(widths: tuple[int, ...]) -> list[Term | None]:
     """What each row of a value's sums is, in the order in which `parts.cu` stores them."""
-    return [
-        *_value_rows(True, shape.w8, shape.words),
-        *_value_rows(False, shape.s8, shape.singles),
-    ]
-
-
-def _value_rows(is_word: bool, num_rows: int, count: int) -> list[Digit | None]:
-    def eight(row: int, index: int | None) -> list[Digit | None]:
-        places = range(8 * row, 8 * row + 8)
-        return [Digit(is_word, place, index) if place < count else None for place in places]
-
-    terms: list[Digit | None] = []
-    for row in range(num_rows):
+    firsts = range(0, ROW * len(_rows(widths)), ROW)
+    terms: list[Term | None] = []
+    for first in firsts:
         for index in range(4):
-            terms += eight(row, index) + eight(row, index + 4)
-    for row in range(0, num_rows, 2):
-        terms += eight(row, None) + (eight(row + 1, None) if row + 1 < num_rows else [None] * 8)
-    return terms
+            for coordinate in (index, index + 4):
+                terms += [Term(first + lane, coordinate, 4**index) for lane in range(ROW)]
+    for first in firsts:
+        terms += [Term(first + lane, None) for lane in range(ROW)]
+    terms += [None] * (len(terms) % 16)
+    return _with_bits(terms, widths)
+
+
+def _with_bits(terms: list[Term | None], widths: tuple[int, ...]) -> list[Term | None]:
+    num_groups = sum(width > 0 for width in widths)
+    return [term if term is not None and term.group < num_groups else None for term in terms]
+
+
+def key_places(widths: tuple[int, ...]) -> torch.Tensor:
+    """Where a lane finds its two groups of each row. [rows, 4, 4], int32.
+
+    Four numbers: the bytes at which the words of the first group begin, those of the second, then
+    the bytes of their single bits, what there is, and what the single bits count in the bytes of
+    a register. "What there is": a bit for each word of either group, and of either whether its
+    single bits are all it has.
+    """
+    table = [
+        [_key_place(widths, row + 2 * lane) for lane in range(LANES)]
+        for row in range(0, ROW * len(_rows(widths)), ROW)
+    ]
+    return torch.tensor(table, dtype=torch.int64).to(torch.int32)
+
+
+def _key_place(widths: tuple[int, ...], group: int) -> list[int]:
+    own = [_place(widths, group), _place(widths, group + 1)]
+    words = [_packed(place.words) for place in own]
+    there = sum(2 ** len(place.words) - 1 << 4 * n for n, place in enumerate(own))
+    there |= sum(place.is_one_bit << 8 + n for n, place in enumerate(own))
+    units = [place.single_unit for place in own for _ in range(2)]
+    singles = _packed([place.single for place in own])
+    return [*words, singles | there << 16, _signed(_packed(units))]
+
+
+def value_places(widths: tuple[int, ...]) -> torch.Tensor:
+    """Where a lane finds its group of each row. [rows, 8], int32.
+
+    Bytes: of the first word, of the second, of the single bits; and what there is: bits 0 and 1
+    for the words, 2 for single bits above a word, 3 for single bits that are all there is.
+    """
+    table = []
+    for group in range(ROW * len(_rows(widths))):
+        place = _place(widths, group)
+        has_single = place.single_unit > 0
+        there = 2 ** len(place.words) - 1
+        there |= (has_single and not place.is_one_bit) << 2 | place.is_one_bit << 3
+        words = (place.words + (0, 0))[:2]
+        table.append(_packed([*words, place.single, there]))
+    return torch.tensor(table, dtype=torch.int64).to(torch.int32).unflatten(0, (-1, ROW))
+
+
+class _Place(NamedTuple):
+    """Bytes at which the parts of a group begin; a unit of 0 says that it has no single bits."""
+
+    words: tuple[int, ...] = ()
+    single: int = 0
+    single_unit: int = 0
+    is_one_bit: bool = False
+
+
+def _place(widths: tuple[int, ...], group: int) -> _Place:
+    if group >= len(widths) or widths[group] == 0:
+        return _Place()
+    layout, width = CodeLayout.of(widths), widths[group]
+    words = tuple(
+        WORD_BYTES * layout.words.index((group, digit)) for digit in range(width // 2)
+    )
+    if width % 2 == 0:
+        return _Place(words)
+    single = WORD_BYTES * len(layout.words) + layout.singles.index(group)
+    return _Place(words, single, 2 ** (width - 1), width == 1)
+
+
+def _rows(widths: tuple[int, ...]) -> list[tuple[int, ...]]:
+    coded = tuple(filter(None, widths))
+    return [coded[first : first + ROW] for first in range(0, len(coded), ROW)]
+
+
+def _packed(parts: list[int] | tuple[int, ...]) -> int:
+    return int.from_bytes(bytes(parts), "little")
+
+
+def _signed(number: int) -> int:
+    return number - 2**32 if number >= 2**31 else number
+
+
+assert GROUP == 2 * LANES

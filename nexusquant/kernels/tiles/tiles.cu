@@ -1,26 +1,23 @@
 // Packed codes to digits in the registers of tensor cores. After `types.cu`, in front of `parts.cu`
 // and `rebuild.cu`.
 //
-// A warp takes 16 * M_TILES vectors at a time. Their codes are split right in the registers in
-// which tensor cores want them: four digits, one a byte, with a shift and a mask. Digits times the
+// A warp takes 16 * M_TILES vectors at a time. The digits of their coordinates are put together right
+// in the registers in which tensor cores want them, one coordinate a byte. Coordinates times the
 // whole numbers of the basis are whole numbers, so the vectors come out without rounding.
-// `terms.py` says which digit is where, `fragments.py` in which order the rows of the basis come.
+// `terms.py` says which coordinate is where, `fragments.py` in which order the rows of the basis
+// come.
 //
 // No headers: all types and instructions that it needs are plain C++ and inline PTX.
 //
-// Set by the launcher: HALF, DIM, KEY_BYTES, KEY_WORDS, KEY_SINGLES, KEY_W8, KEY_W4, KEY_S16,
-// KEY_S8, KEY_WIDE, M_TILES, WARPS.
+// Set by the launcher: HALF, DIM, KEY_BYTES, KEY_ROWS, KEY_DIGITS, KEY_ODD, M_TILES, WARPS.
 
 constexpr int PAGE = 64;
 constexpr int TOKENS = 16 * M_TILES;
 constexpr int CHUNKS = HALF / 8;
-// registers of digits and of parities that each load is split into; a product takes two
-constexpr int SLOTS = 5 * KEY_W8 + 3 * KEY_W4 + 10 * KEY_S16 + 6 * KEY_S8;
+// registers of coordinates and of parities, five for eight groups; a product takes two
+constexpr int SLOTS = 5 * KEY_ROWS;
 constexpr int K_TILES = (SLOTS + 1) / 2;
-constexpr int LOADS = KEY_W8 + KEY_W4 + KEY_S16 + KEY_S8;
 constexpr int BASIS_BYTES = CHUNKS * K_TILES * 512;
-// what each digit of a load counts, for the four lanes of a row
-constexpr int UNITS_BYTES = LOADS * 4 * 8;
 // of each column: factor, and what is added
 constexpr int COLUMN_BYTES = HALF * 16;
 // whole numbers on top of this are float32 numbers when their bits are read so
@@ -53,13 +50,9 @@ __device__ __forceinline__ void multiply_add(
 }
 
 template <int ALIGNMENT>
-__device__ __forceinline__ u32 read32(const u8* from) {
-    if (ALIGNMENT % 4 == 0) return *reinterpret_cast<const u32*>(from);
-    if (ALIGNMENT % 2 == 0) {
-        const u16* parts = reinterpret_cast<const u16*>(from);
-        return parts[0] | static_cast<u32>(parts[1]) << 16;
-    }
-    return from[0] | from[1] << 8 | from[2] << 16 | static_cast<u32>(from[3]) << 24;
+__device__ __forceinline__ u32 read16(const u8* from) {
+    if (ALIGNMENT % 2 == 0) return *reinterpret_cast<const u16*>(from);
+    return from[0] | from[1] << 8;
 }
 
 __device__ __forceinline__ void copy_ahead(void* shared, const void* global) {
@@ -67,88 +60,60 @@ __device__ __forceinline__ void copy_ahead(void* shared, const void* global) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(place), "l"(global));
 }
 
-// parities of the lowest bits of eight digits, of two words: once, and sixteen times
-__device__ __forceinline__ u32 word_parities(u32 words) {
-    u32 odd = words & 0x55555555u;
-    odd ^= odd >> 8;
+// of the lowest bits of two groups, their parities: once, and sixteen times
+__device__ __forceinline__ u32 parities(u32 lowest) {
+    u32 odd = lowest ^ lowest >> 8;
     odd ^= odd >> 4;
-    odd = (odd ^ odd >> 2) & 0x00010001u;
-    return odd | odd << 12;
-}
-
-__device__ __forceinline__ u32 byte_parities(u32 bytes) {
-    u32 odd = bytes ^ bytes >> 4;
     odd ^= odd >> 2;
-    return (odd ^ odd >> 1) & 0x01010101u;
-}
-
-// a digit of every byte; the digits of some words count 4, 16 or 64
-template <bool IS_WIDE>
-__device__ __forceinline__ u32 word_digits(u32 words, uint2 units) {
-    u32 digits = words & 0x03030303u;
-    return IS_WIDE ? (digits & 0xFFFFu) * units.x + (digits & 0xFFFF0000u) * units.y : digits;
-}
-
-// a bit of every byte, as what it counts
-__device__ __forceinline__ u32 single_bits(u32 bytes, uint2 units) {
-    return (bytes & 0x01010101u) * 255u & units.x;
+    odd = (odd ^ odd >> 1) & 0x00010001u;
+    return odd | odd << 12;
 }
 
 // one row of a tile; `part` 0: of rows 0-7, 1: of rows 8-15
 __device__ __forceinline__ void split_vector(
-    const u8* row, int t, const uint2* units, u32 (&a)[K_TILES][4], int part) {
-    constexpr int AT = KEY_BYTES % 4 == 0 ? 4 : KEY_BYTES % 2 == 0 ? 2 : 1;
-    constexpr int SINGLES_AT = 2 * KEY_WORDS % 4 == 0 ? AT : AT < 2 ? AT : 2;
-    int slot = 0, load = 0;
-#define PUT(DIGITS) a[slot / 2][part + slot % 2 * 2] = (DIGITS), slot++;
+    const u8* row, const uint4 (&places)[KEY_ROWS], u32 (&a)[K_TILES][4], int part) {
+    constexpr int AT = KEY_BYTES % 2 == 0 ? 2 : 1;
+    int slot = 0;
+#define PUT(BYTES) a[slot / 2][part + slot % 2 * 2] = (BYTES), slot++;
 #pragma unroll
-    for (int r = 0; r < KEY_W8; r++, load++) {
-        u32 words = read32<AT>(row + 16 * r + 4 * t);
-        if (r < KEY_WIDE) {
-            uint2 own = units[4 * load + t];
-            _Pragma("unroll") for (int i = 0; i < 4; i++)
-                PUT(word_digits<true>(words >> 2 * i, own))
-        } else {
-            _Pragma("unroll") for (int i = 0; i < 4; i++)
-                PUT(word_digits<false>(words >> 2 * i, uint2()))
-        }
-        PUT(word_parities(words))
-    }
-    if (KEY_W4) {
-        // lanes 2 and 3 take the upper digits of the same words
-        u32 words = read32<AT>(row + 16 * KEY_W8 + 4 * (t % 2));
-        u32 own = words >> 4 * (t / 2);
-        if (KEY_W8 < KEY_WIDE) {
-            PUT(word_digits<true>(own, units[4 * load + t]))
-            PUT(word_digits<true>(own >> 2, units[4 * load + t]))
-        } else {
-            PUT(word_digits<false>(own, uint2()))
-            PUT(word_digits<false>(own >> 2, uint2()))
-        }
-        PUT(word_parities(words))
-        load++;
-    }
-    const u8* singles = row + 2 * KEY_WORDS;
+    for (int r = 0; r < KEY_ROWS; r++) {
+        const uint4 own = places[r];
+        u32 fields[4] = {}, lowest = 0;
 #pragma unroll
-    for (int r = 0; r < KEY_S16; r++, load++) {
-        u32 bytes = read32<SINGLES_AT>(singles + 16 * r + 4 * t);
-        uint2 own = units[4 * load + t];
-        _Pragma("unroll") for (int i = 0; i < 8; i++) PUT(single_bits(bytes >> i, own))
-        u32 odd = byte_parities(bytes);
-        PUT(odd)
-        PUT(odd << 4)
-    }
-    if (KEY_S8) {
-        u32 bytes = read32<SINGLES_AT>(singles + 16 * KEY_S16 + 4 * (t % 2));
-        uint2 own = units[4 * load + t];
-        u32 half = bytes >> 4 * (t / 2);
-        _Pragma("unroll") for (int i = 0; i < 4; i++) PUT(single_bits(half >> i, own))
-        u32 odd = byte_parities(bytes);
-        PUT(odd)
-        PUT(odd << 4)
+        for (int d = 0; d < 4; d++) {
+            if (d >= (KEY_DIGITS >> 4 * r & 15)) break;
+            u32 words = read16<AT>(row + (own.x >> 8 * d & 255))
+                | read16<AT>(row + (own.y >> 8 * d & 255)) << 16;
+            words &= (own.z >> 16 + d & 1) * 0x0000FFFFu | (own.z >> 20 + d & 1) * 0xFFFF0000u;
+            if (d == 0) lowest = words & 0x55555555u;
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const u32 moved = i > d ? words >> 2 * (i - d) : words << 2 * (d - i);
+                fields[i] |= moved & 0x03030303u << 2 * d;
+            }
+        }
+        if (KEY_ODD >> r & 1) {
+            u32 bytes = row[own.z & 255] | static_cast<u32>(row[own.z >> 8 & 255]) << 16;
+            bytes = (bytes | bytes << 4) & 0x0F0F0F0Fu;
+            lowest |=
+                bytes & ((own.z >> 24 & 1) * 0x0000FFFFu | (own.z >> 25 & 1) * 0xFFFF0000u);
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                fields[i] |= (bytes >> i & 0x01010101u) * 255u & own.w;
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) PUT(fields[i])
+        PUT(parities(lowest))
     }
     if (SLOTS % 2) PUT(0)
 #undef PUT
+}
+
+// where a lane finds what it takes apart
+__device__ __forceinline__ void read_places(
+    const uint4* places, int t, uint4 (&own)[KEY_ROWS]) {
+#pragma unroll
+    for (int r = 0; r < KEY_ROWS; r++) own[r] = places[4 * r + t];
 }
 
 // Eight pairs of columns of all vectors of a warp; rows g and g + 8 of a tile, pairs 2t and 2t + 1.
