@@ -127,18 +127,16 @@ class MemoryPlan:
 
     def idle_bytes(self, num_tokens: int) -> int:
         """What torch's allocator keeps between tensors when they take most; 0 on a CPU."""
-        if not self.context_bytes:
-            return 0
-        stored, peak = self.stored_bytes(num_tokens), self.cache_peak_bytes(num_tokens)
-        return round(_IDLE_OF_PASSING * (peak - stored) + _IDLE_OF_STORED * stored)
+        return self._idle_beside(self.cache_peak_bytes(num_tokens), num_tokens)
 
     def needed_bytes(self, num_tokens: int) -> int:
         """All that the device must have free before the model is loaded, to read it as planned.
 
         With shorter blocks it takes less; see `exact_span_that_fits`.
         """
-        tensors = self.weight_bytes + self.cache_peak_bytes(num_tokens)
-        return self.context_bytes + tensors + self.idle_bytes(num_tokens)
+        peak = self.cache_peak_bytes(num_tokens)
+        idle = self._idle_beside(peak, num_tokens)
+        return self.context_bytes + self.weight_bytes + peak + idle
 
     def tokens_that_fit(self, free_bytes: int) -> int:
         """Most tokens of one text, answer included, for a device with `free_bytes` free.
@@ -210,6 +208,12 @@ class MemoryPlan:
             (f"{peak}: exact text, activations, logits", phases[peak] - stored),
             ("Allocator, between tensors", self.idle_bytes(num_tokens)),
         )
+
+    def _idle_beside(self, peak: int, num_tokens: int) -> int:
+        if not self.context_bytes:
+            return 0
+        stored = self.stored_bytes(num_tokens)
+        return round(_IDLE_OF_PASSING * (peak - stored) + _IDLE_OF_STORED * stored)
 
     @cached_property
     def _table_bytes(self) -> int:
