@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from nexusquant import PRESETS, ModelProfile
 from nexusquant.cache import CompressedCache
 from nexusquant.engine import Precision, build_profile, plan_memory, read_chunks
-from nexusquant.engine.memory_plan import WORKSPACE_BYTES
+from nexusquant.engine.memory import WORKSPACE_BYTES
 from nexusquant.engine.prefill import forward
 
 PRECISIONS = ["bfloat16", "nf4"]
@@ -69,11 +69,21 @@ SHAPES: dict[str, PreTrainedConfig] = {
 MOST_TOKENS = 131_072
 
 
-def random_model(shape: str, num_layers: int | None = None) -> PreTrainedModel:
-    """A model of one of the shapes on the GPU, in bfloat16; None keeps all of its layers."""
+def config_of(shape: str, num_layers: int | None = None) -> PreTrainedConfig:
+    """The config of one of the shapes; None keeps all of its layers."""
     config = copy.deepcopy(SHAPES[shape])
     config.max_position_embeddings = MOST_TOKENS
     config.num_hidden_layers = num_layers or config.num_hidden_layers
+    # a list of the kinds of all layers, where a config has one, was made for the full number
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        config.layer_types = kinds[: config.num_hidden_layers]
+    return config
+
+
+def random_model(shape: str, num_layers: int | None = None) -> PreTrainedModel:
+    """A model of one of the shapes on the GPU, in bfloat16; None keeps all of its layers."""
+    config = config_of(shape, num_layers)
     with torch.device("cuda"):
         return AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
 
@@ -108,7 +118,7 @@ def measure(model: PreTrainedModel, profile: ModelProfile, preset: str, length: 
     precision = Precision.NF4 if getattr(model, "is_loaded_in_4bit", False) else Precision.BFLOAT16
     plan = plan_memory(model.config, PRESETS[preset], precision)
     seen = _peak(model, profile, preset, random_ids(model, length))
-    planned = plan.needed_bytes(length) - plan.context_bytes + WORKSPACE_BYTES
+    planned = plan.weight_bytes + plan.cache_peak_bytes(length) + WORKSPACE_BYTES
     besides = plan.cache_peak_bytes(length) / (seen["peak"] - seen["before"])
     return {
         "precision": str(precision),

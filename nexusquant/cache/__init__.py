@@ -5,6 +5,7 @@ from nexusquant.cache.cache import CacheMark, CompressedCache
 from nexusquant.cache.codec import CODED_AT_ONCE
 from nexusquant.cache.hf_compat import checkpointed, forward_options, head_dims, watched_keys
 from nexusquant.cache.hf_devices import layer_devices, named_weights
+from nexusquant.cache.kernel_sizes import REBUILT_BYTES, have_kernels, kernel_table_bytes
 from nexusquant.cache.layer_choice import supported_layers
 from nexusquant.cache.profile import ModelProfile
 from nexusquant.cache.profile_builder import ProfileBuilder
@@ -28,6 +29,7 @@ __all__ = [
     "ATTENTION_NAME",
     "BLOCK_BYTES",
     "CODED_AT_ONCE",
+    "REBUILT_BYTES",
     "REREAD_BYTES",
     "CacheHandle",
     "CacheMark",
@@ -44,7 +46,9 @@ __all__ = [
     "decode_problem",
     "fingerprint",
     "forward_options",
+    "have_kernels",
     "head_dims",
+    "kernel_table_bytes",
     "layer_devices",
     "layer_shapes",
     "load_cache",

@@ -188,7 +188,9 @@ class PackedPages:
         if not any(missing):
             return
         first_new = self.keys.scales.shape[0]
-        self.keys, self.values = _grow(self.keys, sum(missing)), _grow(self.values, sum(missing))
+        # one after the other: of the larger pool, the old one is there too
+        self.keys = _grow(self.keys, sum(missing))
+        self.values = _grow(self.values, sum(missing))
         width = max(*wanted, self.page_table.shape[1])
         table = torch.nn.functional.pad(
             self.page_table, (0, width - self.page_table.shape[1]), value=-1

@@ -34,7 +34,9 @@ class _KeyStatistics:
     def fit(self) -> KeyBasis:
         mean = self.total / self.count
         covariance = self.outer / self.count - mean.unsqueeze(-1) * mean.unsqueeze(-2)
-        return fit_key_basis(mean, covariance, self.cost / self.count)
+        basis = fit_key_basis(mean, covariance, self.cost / self.count)
+        # where a profile from a file is too: coders are made of it, and nothing else
+        return KeyBasis(*(part.cpu() for part in basis))
 
 
 class ProfileBuilder:

@@ -144,6 +144,11 @@ class StoredSize:
         )
 
     @property
+    def key_coders(self) -> tuple[tuple[LayerShape, E8Quantizer], ...]:
+        """The layers that have pages and their coders of keys, with the mean width."""
+        return tuple((shape, self._codecs[shape].keys) for shape in self._coded)
+
+    @property
     def exact_bytes_per_token(self) -> int:
         """One token in full precision, in the layers that have pages."""
         return self.value_bytes * self._num_coded_values

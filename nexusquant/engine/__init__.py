@@ -18,11 +18,12 @@ from nexusquant.engine.events import (
 )
 from nexusquant.engine.generator import Generator
 from nexusquant.engine.memory import MemoryReading
-from nexusquant.engine.memory_plan import MemoryPlan, as_table, plan_memory
+from nexusquant.engine.memory_plan import MemoryPlan, plan_memory
 from nexusquant.engine.model_info import ModelInfo
 from nexusquant.engine.model_list import FitLabel, ListedModel, ModelFit, fit_of, listed_models
 from nexusquant.engine.model_loader import LoadedModel, load_model
 from nexusquant.engine.on_disk import ModelOnDisk
+from nexusquant.engine.plan_text import as_table, refusal
 from nexusquant.engine.profiling import build_profile
 from nexusquant.engine.reading import prefill, read_chunks
 from nexusquant.engine.self_test import (
@@ -80,4 +81,5 @@ __all__ = [
     "plan_memory",
     "prefill",
     "read_chunks",
+    "refusal",
 ]

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedConfig
 
-from nexusquant.cache import BLOCK_BYTES, CODED_AT_ONCE, REREAD_BYTES, LayerShape
+from nexusquant.cache import (
+    BLOCK_BYTES,
+    CODED_AT_ONCE,
+    REBUILT_BYTES,
+    REREAD_BYTES,
+    LayerShape,
+    have_kernels,
+)
 from nexusquant.config import PAGE_SIZE
 from nexusquant.engine.prefill import CHUNK_SIZE
 from nexusquant.engine.rereading import LEAD
@@ -42,6 +49,8 @@ class ChunkShape:
         block_bytes: Bound on what attention decodes of pages at a time.
         unpacked_weight_bytes: The largest layer's weights as numbers to compute with, where they
             are held in fewer bits.
+        has_kernels: Whether kernels read pages and code vectors: they decode few at a time, or
+            none, and make no copies in float32.
     """
 
     shapes: tuple[LayerShape, ...]
@@ -52,6 +61,7 @@ class ChunkShape:
     value_bytes: int
     block_bytes: int
     unpacked_weight_bytes: int = 0
+    has_kernels: bool = False
 
     def forward_bytes(self, num_coded: int, num_exact: int, num_new: int) -> int:
         """The largest layer's tensors over `num_new` tokens, and the logits of the last one."""
@@ -59,8 +69,9 @@ class ChunkShape:
         return self._forward(attention, num_new)
 
     def _forward(self, attention: int, num_new: int) -> int:
-        # gate, up and their product
-        mlp = num_new * self.mlp_width * 3 * self.value_bytes + self.unpacked_weight_bytes
+        # gate, up and their product, or two of them and the weights that make the next
+        inner = num_new * self.mlp_width * self.value_bytes
+        mlp = max(3 * inner, 2 * inner + self.unpacked_weight_bytes)
         # the residual and its norm; before attention and MLP, the norm in float32
         width = num_new * self.hidden_size
         norm = 2 * width * _FLOAT32
@@ -84,12 +95,17 @@ class ChunkShape:
     def coding_bytes(self, num_exact: int) -> int:
         """One layer's exact vectors on their way into pages: those that stay are copied out."""
         largest = num_exact * max(shape.num_kv_heads * shape.head_dim for shape in self.shapes)
+        copies = 2 * largest * self.value_bytes
+        if self.has_kernels:
+            heads = max(shape.num_kv_heads for shape in self.shapes)
+            return copies + num_exact * heads * _BYTES_PER_POSITION
         in_float32 = min(largest, CODED_AT_ONCE) * _FLOAT32 * _COPIES_WHEN_CODING
-        return 2 * largest * self.value_bytes + max(in_float32, _CODING_SLICE_BYTES)
+        return copies + max(in_float32, _CODING_SLICE_BYTES)
 
     def decoding_bytes(self, num_tokens: int) -> int:
-        """One token's forward: blocks of pages are decoded, up to a bound."""
+        """One token's forward: without kernels, blocks of pages are decoded, up to a bound."""
         block = max(self._block(shape, num_tokens, 1) for shape in self.shapes)
+        block = 0 if self.has_kernels else block
         heads = max(shape.num_kv_heads for shape in self.shapes)
         return block + num_tokens * heads * _BYTES_PER_POSITION + self.forward_bytes(0, 1, 1)
 
@@ -101,18 +117,29 @@ class ChunkShape:
         # the layer's vectors joined to new ones, before they are attended to
         joining = shape.num_kv_heads * one_head
         if num_coded:
-            # the same joined to sinks, whose keys are float32
-            numbers = num_exact * shape.num_kv_heads * shape.head_dim
-            joined = numbers * (_FLOAT32 + self.value_bytes)
-            block = self._block(shape, max(num_coded, num_exact), num_new)
-            # queries and their weighted sums, in float32
-            rows = 2 * num_new * shape.num_heads * shape.head_dim * _FLOAT32
-            return 3 * query + max(joining, rows + joined + block)
+            positions = num_coded * shape.num_kv_heads * _BYTES_PER_POSITION
+            packed = self._packed_attention(shape, num_coded, num_exact, num_new)
+            return 3 * query + max(joining, positions, packed)
         mask = num_new * num_exact * (1 + self.value_bytes)
         # heads of queries that share keys get copies of them where there is a mask
         is_shared = shape.num_heads != shape.num_kv_heads
         # the queries, their rotation and what comes out
         return 3 * query + max(joining, mask + is_shared * shape.num_heads * one_head)
+
+    def _packed_attention(
+        self, shape: LayerShape, num_coded: int, num_exact: int, num_new: int
+    ) -> int:
+        numbers = num_exact * shape.num_kv_heads * shape.head_dim
+        # the layer's vectors joined to sinks, whose keys are float32
+        joined = numbers * (_FLOAT32 + self.value_bytes)
+        # queries and their weighted sums, in float32
+        rows = 2 * num_new * shape.num_heads * shape.head_dim * _FLOAT32
+        if self.has_kernels:
+            # keys once more in 16 bits
+            joined += numbers * self.value_bytes
+            of_token = 2 * shape.num_kv_heads * shape.head_dim * self.value_bytes
+            return rows + joined + min(num_coded * of_token, REBUILT_BYTES)
+        return rows + joined + self._block(shape, max(num_coded, num_exact), num_new)
 
     def _reread_attention(self, shape: LayerShape, num_new: int) -> int:
         """Of one layer, in float32: queries, keys and values, products and their softmax."""
@@ -158,6 +185,10 @@ def chunk_shape(
         value_bytes,
         BLOCK_BYTES["cuda" if on_gpu else "cpu"],
         width * config.hidden_size * value_bytes * precision.is_quantized,
+        # prompts of a model that squashes logits are left to torch
+        on_gpu
+        and have_kernels(shapes, value_bytes)
+        and not getattr(config, "attn_logit_softcapping", None),
     )
 
 

@@ -10,7 +10,7 @@ import sys
 import torch
 
 from nexusquant.cache import decode_problem, triton_problem
-from nexusquant.engine.memory import CUDA_CONTEXT_BYTES, read_memory
+from nexusquant.engine.memory import DRIVER_BYTES, read_memory
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -87,7 +87,7 @@ def cap_gpu_memory(share: float) -> None:
             now = read_memory(device)
             total = now.device_total_bytes
             limit = min(share * total, now.device_free_bytes + now.process_bytes)
-            fraction = max(limit - CUDA_CONTEXT_BYTES, 0) / total
+            fraction = max(limit - DRIVER_BYTES, 0) / total
         torch.cuda.set_per_process_memory_fraction(fraction, device)
 
 

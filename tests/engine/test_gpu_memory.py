@@ -12,7 +12,7 @@ import torch
 from nexusquant.engine import Engine, JobState, MemoryReading, Worker, default_gpu_share
 from nexusquant.engine.devices import cap_gpu_memory, devices_of
 from nexusquant.engine.events import Event, TextDelta
-from nexusquant.engine.memory import CUDA_CONTEXT_BYTES, read_memory
+from nexusquant.engine.memory import DRIVER_BYTES, read_memory
 from nexusquant.errors import OutOfMemoryError
 from ui.diagnostics import diagnostics_text
 
@@ -69,8 +69,8 @@ def test_several_cards_are_read_as_one(cards: PretendCards) -> None:
 def test_a_share_caps_every_card_and_leaves_others_what_they_hold(cards: PretendCards) -> None:
     cap_gpu_memory(0.75)
     # of the share, and of what is free, the driver takes its part first
-    assert cards.shares[0] * 8 * GIB == pytest.approx(6 * GIB - CUDA_CONTEXT_BYTES)
-    assert cards.shares[1] * 8 * GIB == pytest.approx(3 * GIB - CUDA_CONTEXT_BYTES)
+    assert cards.shares[0] * 8 * GIB == pytest.approx(6 * GIB - DRIVER_BYTES)
+    assert cards.shares[1] * 8 * GIB == pytest.approx(3 * GIB - DRIVER_BYTES)
     assert read_memory(GPU).usable_bytes == pytest.approx(6 * GIB)
     cards.held = 2 * GIB
     assert read_memory(GPU).usable_bytes == pytest.approx(4 * GIB)

@@ -13,6 +13,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import nexusquant
 from nexusquant import PRESETS, CompressedCache, UnsupportedModelError
+from nexusquant.cache import kernel_table_bytes
+from nexusquant.config import PAGE_SIZE
 from nexusquant.engine import (
     MemoryPlan,
     Precision,
@@ -22,7 +24,9 @@ from nexusquant.engine import (
     count_weights,
     plan_memory,
     read_chunks,
+    refusal,
 )
+from nexusquant.engine.memory import DRIVER_BYTES, WORKSPACE_BYTES
 
 FAMILIES = {**tiny_models.FULL_ATTENTION, **tiny_models.HYBRID, **tiny_variants.VARIANTS}
 NUM_TOKENS = 3000
@@ -200,6 +204,72 @@ def test_the_terms_add_up_and_are_printed(weights_8b):
     text = as_table(plan, 8192)
     assert "Weights in nf4" in text
     assert text.splitlines()[-1].startswith("Sum")
+
+
+# `max_memory_allocated` on an H100, with the config's span: preset, tokens, bytes
+SEEN_ON_AN_H100 = [("balanced", 65_536, 7_377_419_264), ("high", 40_960, 7_329_057_280)]
+
+
+@pytest.mark.parametrize(("preset", "num_tokens", "seen"), SEEN_ON_AN_H100)
+def test_the_plan_of_a_real_shape_is_near_what_a_gpu_took(preset, num_tokens, seen, weights_8b):
+    plan = plan_8b(preset, weights_8b)
+    tensors = plan.weight_bytes + WORKSPACE_BYTES + plan.cache_peak_bytes(num_tokens)
+    assert tensors == pytest.approx(seen, rel=0.03)
+
+
+def test_kernels_read_pages_without_decoding_a_block_of_them(weights_8b):
+    plan = plan_8b("balanced", weights_8b)
+    without = replace(plan, chunk=replace(plan.chunk, has_kernels=False))
+    tables = kernel_table_bytes(plan.size)
+    assert tables == 32 * 8 * (64 * 20 * 32 + 64 * 16 + 128 * 4)
+    assert plan.answering_bytes(65_536) < without.answering_bytes(65_536) + tables - 60 * 2**20
+    assert plan.reading_bytes(65_536) < without.reading_bytes(65_536)
+    # a prompt of one block meets no page before it is answered about
+    first = plan.with_exact_span(1024)
+    held = first.size.while_reading(*first._fullest(500)).total
+    assert first.reading_bytes(500) == held + first.chunk.forward_bytes(0, 500, 500)
+
+
+@pytest.mark.parametrize(
+    ("changes", "precision", "on_gpu"),
+    [
+        ({}, Precision.NF4, False),
+        ({}, Precision.FLOAT32, True),
+        ({"head_dim": 256}, Precision.NF4, True),
+        ({"attn_logit_softcapping": 50.0}, Precision.NF4, True),
+    ],
+)
+def test_what_kernels_do_not_read_is_planned_without_them(changes, precision, on_gpu, weights_8b):
+    config = LlamaConfig(**LLAMA_8B.to_dict() | changes)
+    plan = plan_memory(config, PRESETS["safe"], precision, on_gpu=on_gpu, weights=weights_8b)
+    assert not plan.chunk.has_kernels
+    assert plan_8b("safe", weights_8b).chunk.has_kernels
+
+
+def test_room_is_left_for_what_the_allocator_keeps_on_a_gpu(weights_8b):
+    for preset in ("off", "safe", "balanced"):
+        plan = plan_8b(preset, weights_8b)
+        on_cpu = plan_memory(LLAMA_8B, plan.compression, on_gpu=False, weights=weights_8b)
+        assert on_cpu.idle_bytes(65_536) == 0
+        assert plan.idle_bytes(65_536) > 0
+        tensors = plan.context_bytes + plan.weight_bytes + plan.cache_peak_bytes(65_536)
+        assert plan.needed_bytes(65_536) == tensors + plan.idle_bytes(65_536)
+    # where blocks of 2048 tokens died, shorter ones are read; under 8 GiB long ones still are
+    plan, outside = plan_8b("balanced", weights_8b), DRIVER_BYTES
+    assert plan.exact_span_that_fits(65_536, 6_887_598_080 + outside) == 1024
+    assert plan.exact_span_that_fits(65_536, 8 * GIB + outside) == 8192
+    assert plan_8b("high", weights_8b).exact_span_that_fits(40_960, 8 * GIB + outside) == 8192
+
+
+def test_a_page_more_than_fits_is_refused_with_the_numbers(weights_8b):
+    plan, free = plan_8b("balanced", weights_8b), 8 * GIB
+    fitting = plan.tokens_that_fit(free)
+    assert refusal(plan, fitting, free) is None
+    text = refusal(plan, fitting + PAGE_SIZE, free)
+    assert f"{fitting + PAGE_SIZE:,} tokens do not fit" in text
+    assert f"8.590 GB are free, which hold {fitting:,} at most" in text
+    assert "Weights in nf4" in text
+    assert "Allocator" in text
 
 
 def test_no_text_needs_no_cache(weights_8b):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from encode_cases import key_coder
 
+from nexusquant.kernels.tiles.coder_tables import coder_tables, table_bytes
 from nexusquant.kernels.tiles.fragments import (
     WHOLE,
     key_fragments,
@@ -101,6 +102,16 @@ def coder_of(widths: tuple[int, ...]) -> E8Quantizer:
     dim = 8 * len(widths)
     rows = torch.randn(dim, dim, generator=torch.Generator().manual_seed(0))
     return E8Quantizer.of_rows(widths, rows, torch.ones(len(widths)))
+
+
+@pytest.mark.parametrize("widths", WIDTHS)
+def test_the_bytes_of_the_tables_are_told_without_making_them(widths: tuple[int, ...]) -> None:
+    num_heads, dim = 8, 8 * len(widths)
+    rows = torch.randn(num_heads, dim, dim, generator=torch.Generator().manual_seed(0))
+    gains, mean = torch.ones(num_heads, len(widths)), torch.zeros(num_heads, 1, dim)
+    tables = coder_tables(E8Quantizer.of_rows(widths, rows, gains, mean), num_heads)
+    held = [*tables.fragments, tables.mean, tables.columns, tables.speeds]
+    assert table_bytes(widths, num_heads) == pytest.approx(sum(t.nbytes for t in held), rel=0.02)
 
 
 def whole_terms(coder: E8Quantizer, codes: torch.Tensor) -> torch.Tensor:

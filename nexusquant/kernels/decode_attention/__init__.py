@@ -12,9 +12,11 @@ from nexusquant.kernels.cuda_program import CudaError
 from nexusquant.kernels.decode_attention import reference
 from nexusquant.kernels.decode_attention.reference import PackedView
 
-__all__ = ["PackedView", "decode_problem", "packed_attention"]
+__all__ = ["LARGEST_DIM", "PackedView", "decode_problem", "packed_attention"]
 
-_LARGEST_DIM = 128
+LARGEST_DIM = 128
+"""Values of a vector that kernels read from pages."""
+
 _MOST_EXACT = 1024
 """More exact vectors than one block can join in the end are left to torch."""
 _HALF_TYPES = (torch.float16, torch.bfloat16)
@@ -89,7 +91,7 @@ def decode_problem(device: torch.device, head_dim: int) -> str | None:
     problem = cuda_problem(device)
     if problem is not None:
         return problem
-    if head_dim > _LARGEST_DIM:
+    if head_dim > LARGEST_DIM:
         return f"vectors of {head_dim} values are too large for them"
     return None
 

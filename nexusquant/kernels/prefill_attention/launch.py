@@ -12,6 +12,7 @@ import torch
 from torch.nn.attention.varlen import AuxRequest, varlen_attn
 
 from nexusquant.kernels.decode_attention.reference import PackedView
+from nexusquant.kernels.prefill_attention import WORKSPACE_BYTES
 from nexusquant.kernels.tiles.coder_tables import (
     TILES,
     TYPES,
@@ -21,9 +22,6 @@ from nexusquant.kernels.tiles.coder_tables import (
 )
 from nexusquant.kernels.tiles.fragments import scales_and_exponents
 from nexusquant.lattice import E8Quantizer, PackedVectors, Pairing, Rotary
-
-WORKSPACE_BYTES = 2**26
-"""Of the vectors that are rebuilt at a time."""
 
 SOURCES = (*TILES, Path(__file__).parent / "rebuild.cu")
 WARPS = (8, 4)
@@ -52,18 +50,22 @@ def attend(
         [H, T, D].
     """
     num_heads, num_new, dim = query.shape
-    num_kv_heads, num_past = exact_keys.shape[0], exact_keys.shape[1] - num_new
-    vectors = (exact_keys, exact_values)
-    sums = _attend_exactly(query, *(held[:, num_past:] for held in vectors), scaling, True)
-    if num_past:
-        past = _attend_exactly(query, *(held[:, :num_past] for held in vectors), scaling, False)
-        _add(sums, past)
-    # rows are [KV head, query]: every KV head is a text of its own for what is packed
-    out, log_sums = (of_heads.unflatten(0, (num_kv_heads, -1)).transpose(1, 2) for of_heads in sums)
-    total = (out.flatten(0, 1).contiguous(), log_sums.flatten(0, 1).contiguous())
+    total = _sums_of_exact(query, exact_keys, exact_values, scaling)
     _add_packed(total, query, packed, scaling)
-    out = total[0].unflatten(0, (num_kv_heads, num_new)).transpose(1, 2)
+    out = total[0].unflatten(0, (exact_keys.shape[0], num_new)).transpose(1, 2)
     return out.to(query.dtype).reshape(num_heads, num_new, dim)
+
+
+def _sums_of_exact(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, scaling: float
+) -> _Sums:
+    """Rows are [KV head, query]: every KV head is a text of its own for what is packed."""
+    num_past = keys.shape[1] - query.shape[1]
+    sums = _attend_exactly(query, keys[:, num_past:], values[:, num_past:], scaling, True)
+    if num_past:
+        _add(sums, _attend_exactly(query, keys[:, :num_past], values[:, :num_past], scaling, False))
+    rows = [of_heads.unflatten(0, (keys.shape[0], -1)).transpose(1, 2) for of_heads in sums]
+    return rows[0].flatten(0, 1).contiguous(), rows[1].flatten(0, 1).contiguous()
 
 
 def _attend_exactly(
@@ -102,6 +104,8 @@ def _add_packed(total: _Sums, query: torch.Tensor, packed: PackedView, scaling: 
             return_aux=AuxRequest(lse=True),
             scale=scaling,
         )
+        # the next stretch is rebuilt where this one was
+        del rebuilt
         log_sums = log_sums.T.masked_fill(is_empty[index], float("-inf"))
         _add(total, (out, log_sums.unsqueeze(-1)))
 

@@ -11,7 +11,7 @@ import torch
 
 from nexusquant.kernels.cuda_program import CudaError, CudaKernel, cuda_kernel
 from nexusquant.kernels.tiles.fragments import KeyFragments, key_fragments, phases_per_token
-from nexusquant.kernels.tiles.terms import CodeShape
+from nexusquant.kernels.tiles.terms import CodeShape, key_terms
 from nexusquant.lattice import E8Quantizer, Pairing, Rotary
 
 TILES = (Path(__file__).parents[1] / "types.cu", Path(__file__).parent / "tiles.cu")
@@ -59,6 +59,19 @@ def coder_tables(
         found = frequencies, _made(quantizer, num_kv_heads, rotary, pairing)
         _TABLES[quantizer] = found
     return found[1]
+
+
+def table_bytes(widths: tuple[int, ...], num_kv_heads: int) -> int:
+    """What `coder_tables` holds of a layer with a basis for each head, but for a few numbers.
+
+    Args:
+        widths: Of its coder.
+        num_kv_heads: Heads.
+    """
+    dim = 8 * len(widths)
+    half, num_terms = -(-dim // 16) * 8, len(key_terms(widths))
+    of_head = half * num_terms * 2 + half * 16 + dim * 4
+    return num_kv_heads * of_head
 
 
 def shape_macros(quantizer: E8Quantizer, num_tiles: int) -> dict[str, int]:

@@ -1,0 +1,40 @@
+"""A memory plan in words: its terms, and why a text is refused.
+
+Knows plans and numbers of tokens. Must not know devices or models.
+"""
+
+from __future__ import annotations
+
+from nexusquant.engine.memory_plan import MemoryPlan
+
+
+def as_table(plan: MemoryPlan, num_tokens: int) -> str:
+    """The terms of a plan in lines that can be read, the sum last.
+
+    Args:
+        plan: The plan.
+        num_tokens: Tokens of the text.
+    """
+    rows = [*plan.terms(num_tokens), ("Sum", plan.needed_bytes(num_tokens))]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:<{width}}  {num_bytes / 1e9:8.3f} GB" for name, num_bytes in rows]
+    head = f"{num_tokens:,} tokens, {plan.bytes_per_token:,.0f} bytes for each one more"
+    return "\n".join([head, *lines])
+
+
+def refusal(plan: MemoryPlan, num_tokens: int, free_bytes: int) -> str | None:
+    """Say with the numbers why a text does not fit, or None if it does.
+
+    Args:
+        plan: The plan.
+        num_tokens: Tokens of the text, answer included.
+        free_bytes: Free before the model is loaded.
+    """
+    fitting = plan.tokens_that_fit(free_bytes)
+    if num_tokens <= fitting:
+        return None
+    plan = plan.in_shortest_blocks()
+    return (
+        f"{num_tokens:,} tokens do not fit: {free_bytes / 1e9:.3f} GB are free, which hold "
+        f"{fitting:,} at most.\n{as_table(plan, num_tokens)}"
+    )
