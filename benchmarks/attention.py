@@ -46,7 +46,8 @@ WIDTHS = {
 SCALING = HEAD_DIM**-0.5
 NUM_EXACT = 68
 """Vectors that a preset holds exactly: sinks and the newest."""
-MOST_ERROR = 0.002
+MOST_ERROR = 0.003
+"""Of outputs, which are means over so many random tokens that little is left of them."""
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
 GPU = torch.device("cuda")
 

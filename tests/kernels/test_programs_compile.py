@@ -64,7 +64,7 @@ def test_decode_compiles_within_its_registers_and_shared_memory(number: int) -> 
     of_join = decode.join_macros(macros, case.query(), case.query().half())
     source = source_of(decode.JOIN_SOURCES, "")
     registers, stack = usage(compile_cubin(nvrtc(), source, of_join, capability))
-    assert registers <= 255 and stack == 0
+    assert registers <= 255 and stack <= FEW_BYTES
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
@@ -74,7 +74,7 @@ def test_rebuilding_compiles(capability: tuple[int, int], has_keys: bool) -> Non
     coder = view.key_quantizer if has_keys else view.value_quantizer
     macros = prefill.macros_of(view, coder, has_keys, torch.bfloat16)
     registers, stack = usage(compiled(prefill.SOURCES, macros, prefill.WARPS, capability))
-    assert registers <= 255 and stack == 0
+    assert registers <= 255 and stack <= FEW_BYTES
 
 
 def test_a_compiler_s_words_are_told() -> None:

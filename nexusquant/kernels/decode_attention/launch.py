@@ -13,22 +13,22 @@ from nexusquant.kernels.decode_attention.reference import PackedView
 from nexusquant.kernels.tiles.coder_tables import (
     TILES,
     TYPES,
-    code_macros,
     coder_tables,
     fitting_kernel,
     shape_macros,
 )
 from nexusquant.kernels.tiles.fragments import scales_and_exponents, value_tables
-from nexusquant.kernels.tiles.terms import ROW
+from nexusquant.kernels.tiles.terms import ROW, CodeShape
 
-WARPS = (16, 12, 8, 4)
-"""Of a block; what they share leaves room for fewer where a card has less shared memory."""
+WARPS = (8, 4)
+"""Of a block, which share its basis; fewer where one has too little shared memory for them."""
 
 _HERE = Path(__file__).parent
 SOURCES = (*TILES, _HERE / "softmax.cu", _HERE / "parts.cu")
 JOIN_SOURCES = (TILES[0], _HERE / "softmax.cu", _HERE / "join.cu")
 _JOIN_THREADS, _JOIN_WIDTH = 512, 32
-_NUM_TILES = 1
+# sixteens of vectors that a warp takes at once
+_NUM_TILES = 2
 
 
 def attend(
@@ -68,7 +68,8 @@ def attend(
     tables = coder_tables(packed.key_quantizer, num_kv_heads, packed.rotary, packed.pairing)
     query = query.contiguous()
     fitting.kernel.launch(
-        *((num_kv_heads, num_parts), 32 * fitting.num_warps, fitting.shared_bytes, query),
+        *((num_kv_heads, num_parts), 32 * fitting.num_warps, fitting.shared_bytes),
+        *(query, packed.key_quantizer.bytes_per_vector - 1),
         *(packed.keys.codes, packed.keys.scales, packed.values.codes, packed.values.scales),
         *(packed.page_table, packed.page_table.stride(0), packed.lengths),
         *(packed.positions, packed.positions.stride(0), packed.first_position or 0),
@@ -98,18 +99,20 @@ def macros_of(query: torch.Tensor, packed: PackedView, softcap: float | None) ->
     own = {
         "VALUE_BYTES": packed.value_quantizer.bytes_per_vector - 1,
         # one bit for each row of groups whose bits are not those of the others
-        "VALUE_MIXED": sum((len(set(row)) > 1 or len(row) < ROW) << r for r, row in enumerate(rows)),
+        "VALUE_MIXED": sum(
+            (len(set(row)) > 1 or len(row) < ROW) << r for r, row in enumerate(rows)
+        ),
         "VALUE_DIM": packed.value_quantizer.dim,
         "N_TILES": -(-num_grouped // 8),
         "GROUPED": num_grouped,
-        "UNROLL": 2, "ANGLE": 1, "HALF_TURN": 0,
         "HAS_MEAN": packed.key_quantizer.mean is not None,
         "HAS_SOFTCAP": softcap is not None,
         "IS_WHOLE": packed.first_position is not None,
         "QUERY_TYPE": TYPES[query.dtype],
     }
-    shape = code_macros("VALUE", packed.value_quantizer)
-    return shape_macros(packed.key_quantizer, _NUM_TILES) | shape | own
+    shape = CodeShape.of(widths)._asdict()
+    values = {f"VALUE_{name.upper()}": number for name, number in shape.items()}
+    return shape_macros(packed.key_quantizer, _NUM_TILES) | values | own
 
 
 _OF_JOIN = ("DIM", "VALUE_DIM", "VALUE_ROWS", "N_TILES", "GROUPED", "HAS_SOFTCAP")

@@ -11,7 +11,7 @@
 // Set by the launcher, beside what those want: VALUE_BYTES, VALUE_DIGITS, VALUE_ODD, VALUE_MIXED,
 // HAS_MEAN, IS_WHOLE.
 
-constexpr int KEY_STAGE = up(TOKENS * KEY_BYTES + 16);
+constexpr int KEY_STAGE = up(TOKENS * KEY_ROOM + 16);
 constexpr int VALUE_STAGE = up(TOKENS * VALUE_BYTES + 16);
 constexpr int STAGE = KEY_STAGE + VALUE_STAGE + 2 * TOKENS;
 constexpr int AT_BASIS = up(WARPS * 3 * QUERIES * 4);  // after the warps' states
@@ -35,24 +35,6 @@ __device__ __forceinline__ void multiply_add(
         "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
-
-__device__ __forceinline__ u32 times_half2(u32 a, u32 b) {
-    u32 product;
-    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
-    return product;
-}
-
-__device__ __forceinline__ u32 fma_half2(u32 a, u32 b, u32 c) {
-    u32 sum;
-    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
-    return sum;
-}
-
-__device__ __forceinline__ u32 negated(u32 a) {
-    u32 b;
-    asm("neg.f16x2 %0, %1;" : "=r"(b) : "r"(a));
-    return b;
 }
 
 __device__ __forceinline__ u32 transposed(u32 tile) {
@@ -89,6 +71,7 @@ __device__ __forceinline__ u32 spread(u32 bytes) {
 
 struct Pages {
     const u8 *key_codes, *key_scales, *value_codes, *value_scales;
+    int key_bytes;
     const int* table;
     const long long* positions;  // of this head
     int first_position;
@@ -98,8 +81,9 @@ struct Pages {
 // codes and scales of a tile into a stage of shared memory
 __device__ __forceinline__ void fetch(const Pages& pages, int page, int tile, u8* stage, int lane) {
     long long first = static_cast<long long>(page) * PAGE + tile * TOKENS % PAGE;
-    const u8* keys = pages.key_codes + first * KEY_BYTES;
-    for (int i = lane * 16; i < TOKENS * KEY_BYTES; i += 512) copy_ahead(stage + i, keys + i);
+    const u8* keys = pages.key_codes + first * pages.key_bytes;
+    for (int i = lane * 16; i < TOKENS * pages.key_bytes; i += 512)
+        copy_ahead(stage + i, keys + i);
     const u8* values = pages.value_codes + first * VALUE_BYTES;
     u8* target = stage + KEY_STAGE;
     for (int i = lane * 16; i < TOKENS * VALUE_BYTES; i += 512) copy_ahead(target + i, values + i);
@@ -214,7 +198,8 @@ __device__ __forceinline__ void prepare_queries(
     }
 }
 
-// products of the queries with the keys of a tile: without scale, and with the mean
+// Products of the queries with the keys of a tile: without scale, and with the mean. Angles are those
+// of the tile's first position, exact in whole numbers however far into the text, and what is left.
 __device__ __forceinline__ void compare(
     const u8* shared, const u32 (&a)[M_TILES][K_TILES][4], const u32 (&position)[M_TILES][2],
     u32 first, int lane, float (&products)[M_TILES][N_TILES][4], float (&of_mean)[M_TILES][N_TILES][4]) {
@@ -228,45 +213,33 @@ __device__ __forceinline__ void compare(
     }
     const uint2* queries = reinterpret_cast<const uint2*>(shared + AT_QUERY) + lane;
     const uint2* means = reinterpret_cast<const uint2*>(shared + AT_MEAN) + lane;
-#pragma unroll UNROLL
+#pragma unroll 2
     for (int chunk = 0; chunk < CHUNKS; chunk++) {
         float left[M_TILES][4], right[M_TILES][4];
         rebuild_columns(shared + AT_BASIS, shared + AT_COLUMNS, a, chunk, lane, left, right);
         uint2 speed = *reinterpret_cast<const uint2*>(speeds + 8 * chunk);
         float2 rate = *reinterpret_cast<const float2*>(rates + 8 * chunk);
-        float base[2] = {radians(first * speed.x), radians(first * speed.y)};
+        const float base[2] = {radians(first * speed.x), radians(first * speed.y)};
 #pragma unroll
         for (int m = 0; m < M_TILES; m++) {
             float sine[4], cosine[4];
 #pragma unroll
             for (int i = 0; i < 4; i++)
-                if (ANGLE)
-                    sine_cosine(offset[m][i / 2] * (i % 2 ? rate.y : rate.x) + base[i % 2], sine[i], cosine[i]);
-                else
-                    sine_cosine(radians(position[m][i / 2] * (i % 2 ? speed.y : speed.x)), sine[i], cosine[i]);
-            u32 turns[4] = {half2_of(cosine[0], cosine[1]), half2_of(cosine[2], cosine[3]),
-                            half2_of(sine[0], sine[1]), half2_of(sine[2], sine[3])};
-            u32 keys[4];
-            if (HALF_TURN) {
+                sine_cosine(
+                    offset[m][i / 2] * (i % 2 ? rate.y : rate.x) + base[i % 2], sine[i], cosine[i]);
+            float turned_left[4], turned_right[4];
 #pragma unroll
-                for (int h = 0; h < 2; h++) {
-                    u32 l = half2_of(left[m][2 * h], left[m][2 * h + 1]);
-                    u32 r = half2_of(right[m][2 * h], right[m][2 * h + 1]);
-                    keys[h] = fma_half2(l, turns[h], negated(times_half2(r, turns[2 + h])));
-                    keys[2 + h] = fma_half2(r, turns[h], times_half2(l, turns[2 + h]));
-                }
-            } else {
-                float turned_left[4], turned_right[4];
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    turned_left[i] = left[m][i] * cosine[i] - right[m][i] * sine[i];
-                    turned_right[i] = right[m][i] * cosine[i] + left[m][i] * sine[i];
-                }
-                keys[0] = half2_of(turned_left[0], turned_left[1]);
-                keys[1] = half2_of(turned_left[2], turned_left[3]);
-                keys[2] = half2_of(turned_right[0], turned_right[1]);
-                keys[3] = half2_of(turned_right[2], turned_right[3]);
+            for (int i = 0; i < 4; i++) {
+                turned_left[i] = left[m][i] * cosine[i] - right[m][i] * sine[i];
+                turned_right[i] = right[m][i] * cosine[i] + left[m][i] * sine[i];
             }
+            const u32 keys[4] = {
+                half2_of(turned_left[0], turned_left[1]), half2_of(turned_left[2], turned_left[3]),
+                half2_of(turned_right[0], turned_right[1]),
+                half2_of(turned_right[2], turned_right[3])};
+            const u32 turns[4] = {
+                half2_of(cosine[0], cosine[1]), half2_of(cosine[2], cosine[3]),
+                half2_of(sine[0], sine[1]), half2_of(sine[2], sine[3])};
 #pragma unroll
             for (int n = 0; n < N_TILES; n++) {
                 uint2 b = queries[(chunk * N_TILES + n) * 32];
@@ -480,8 +453,8 @@ __device__ __forceinline__ void share_others(
 }
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
-    const void* query, const u8* key_codes, const u8* key_scales, const u8* value_codes,
-    const u8* value_scales, const int* page_table, int table_width, const long long* lengths,
+    const void* query, int key_bytes, const u8* key_codes, const u8* key_scales,
+    const u8* value_codes, const u8* value_scales, const int* page_table, int table_width, const long long* lengths,
     const long long* positions, int positions_width, int first_position, const u8* basis,
     const u8* column_factors, const uint4* places, const float* sizes, const float* mean,
     const int* columns, const u32* speeds, const float* scales, float growth,
@@ -494,7 +467,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
     let_the_next_start();
     share_basis(shared, basis, column_factors, head);
     const Pages pages = {
-        key_codes, key_scales, value_codes, value_scales, page_table + head * table_width,
+        key_codes, key_scales, value_codes, value_scales, key_bytes, page_table + head * table_width,
         positions + static_cast<long long>(head) * positions_width, first_position,
         static_cast<int>(lengths[head])};
     const int num_tiles = (pages.length + TOKENS - 1) / TOKENS;
@@ -553,12 +526,13 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
 #pragma unroll
             for (int part_of_tile = 0; part_of_tile < 2; part_of_tile++) {
                 int row = 16 * m + 8 * part_of_tile + g;
-                split_vector(stage + row * KEY_BYTES, own_places, a[m], part_of_tile);
+                split_vector(stage + row * key_bytes, own_places, a[m], part_of_tile);
                 position[m][part_of_tile] = __shfl_sync(~0u, own_position, row);
             }
         }
         float products[M_TILES][N_TILES][4] = {}, of_mean[M_TILES][N_TILES][4] = {};
-        compare(shared, a, position, __shfl_sync(~0u, own_position, 0), lane, products, of_mean);
+        const u32 first_position_of_tile = __shfl_sync(~0u, own_position, 0);
+        compare(shared, a, position, first_position_of_tile, lane, products, of_mean);
 
         add_tile(
             stage, own_scales, own_value_places, tile * TOKENS, pages.length, softcap, g, t,

@@ -160,7 +160,8 @@ def rebuild(
     processors = torch.cuda.get_device_properties(device).multi_processor_count
     kernel.launch(
         (num_kv_heads, min(num_blocks, max(1, processors // num_kv_heads))),
-        *(32 * num_warps, shared_bytes, vectors.codes, vectors.scales),
+        *(32 * num_warps, shared_bytes, quantizer.bytes_per_vector - 1),
+        *(vectors.codes, vectors.scales),
         *(packed.page_table, packed.page_table.stride(0), packed.lengths),
         *(packed.positions, packed.positions.stride(0), packed.first_position or 0),
         *(*tables.fragments, tables.mean, tables.columns, tables.speeds),

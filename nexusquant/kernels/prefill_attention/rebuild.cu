@@ -6,7 +6,7 @@
 // Set by the launcher, beside what `tiles.cu` wants: HAS_MEAN, HAS_TURN (keys are turned to their
 // positions), IS_WHOLE, OUT_TYPE (1 float16, 2 bfloat16).
 
-constexpr int STAGE = up(TOKENS * KEY_BYTES + 16);
+constexpr int STAGE = up(TOKENS * KEY_ROOM + 16);
 constexpr int AT_COLUMNS = BASIS_BYTES;
 constexpr int AT_MEAN = AT_COLUMNS + COLUMN_BYTES;
 constexpr int AT_STAGE = up(AT_MEAN + 2 * HALF * 4);
@@ -55,7 +55,7 @@ __device__ __forceinline__ void rebuild_tile(
 }
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) rebuild_vectors(
-    const u8* codes, const u8* code_scales, const int* page_table, int table_width,
+    int key_bytes, const u8* codes, const u8* code_scales, const int* page_table, int table_width,
     const long long* lengths, const long long* positions, int positions_width, int first_position,
     const u8* basis, const u8* column_factors, const uint4* places, const float* sizes,
     const float* mean, const int* columns, const u32* speeds,
@@ -82,9 +82,9 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) rebuild_vectors(
     const int step = gridDim.y * WARPS * TOKENS;
     for (int index = first + (blockIdx.y * WARPS + warp) * TOKENS; index < end; index += step) {
         const long long slot = static_cast<long long>(table[index / PAGE]) * PAGE + index % PAGE;
-        const u8* from = codes + slot * KEY_BYTES;
+        const u8* from = codes + slot * key_bytes;
         __syncwarp();
-        for (int i = lane * 16; i < TOKENS * KEY_BYTES; i += 512) copy_ahead(stage + i, from + i);
+        for (int i = lane * 16; i < TOKENS * key_bytes; i += 512) copy_ahead(stage + i, from + i);
         asm volatile("cp.async.commit_group;\n\tcp.async.wait_group 0;");
         __syncwarp();
         u32 a[M_TILES][K_TILES][4], position[M_TILES][2];
@@ -95,7 +95,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) rebuild_vectors(
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 const int own = 16 * m + 8 * h + lane / 4, at = index + own;
-                split_vector(stage + own * KEY_BYTES, own_places, a[m], h);
+                split_vector(stage + own * key_bytes, own_places, a[m], h);
                 row[m][h] = at < end ? starts[head] + at - first : -1;
                 long long place = static_cast<long long>(head) * positions_width + at;
                 position[m][h] = IS_WHOLE ? first_position + at : at < end ? positions[place] : 0;

@@ -17,6 +17,9 @@ from nexusquant.lattice import E8Quantizer, Pairing, Rotary
 TILES = (Path(__file__).parents[1] / "types.cu", Path(__file__).parent / "tiles.cu")
 """In front of every program that takes codes apart."""
 
+_ROOM = 16
+"""Programs are made for bytes of a vector in steps of this."""
+
 TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 """Numbers of types in the programs."""
 
@@ -81,19 +84,17 @@ def shape_macros(quantizer: E8Quantizer, num_tiles: int) -> dict[str, int]:
         quantizer: The coder.
         num_tiles: Sixteens of vectors that a warp takes at once.
     """
-    dim = quantizer.dim
-    return code_macros("KEY", quantizer) | {
-        "KEY_BYTES": quantizer.bytes_per_vector - 1,
+    dim, num_bytes = quantizer.dim, quantizer.bytes_per_vector - 1
+    shape = CodeShape.of(quantizer.widths)
+    return {
+        "KEY_ROWS": shape.rows,
+        "KEY_DIGITS": shape.digits,
+        "KEY_ROOM": -(-num_bytes // _ROOM) * _ROOM,
+        "KEY_IS_EVEN": num_bytes % 2 == 0,
         "HALF": -(-dim // 16) * 8,
         "DIM": dim,
         "M_TILES": num_tiles,
     }
-
-
-def code_macros(prefix: str, quantizer: E8Quantizer) -> dict[str, int]:
-    """The shape of a coder's codes."""
-    shape = CodeShape.of(quantizer.widths)
-    return {f"{prefix}_{name.upper()}": size for name, size in shape._asdict().items()}
 
 
 class FittingKernel(NamedTuple):

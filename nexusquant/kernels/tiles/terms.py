@@ -154,9 +154,7 @@ def _place(widths: tuple[int, ...], group: int) -> _Place:
     if group >= len(widths) or widths[group] == 0:
         return _Place()
     layout, width = CodeLayout.of(widths), widths[group]
-    words = tuple(
-        WORD_BYTES * layout.words.index((group, digit)) for digit in range(width // 2)
-    )
+    words = tuple(WORD_BYTES * layout.words.index((group, digit)) for digit in range(width // 2))
     if width % 2 == 0:
         return _Place(words)
     single = WORD_BYTES * len(layout.words) + layout.singles.index(group)

@@ -9,7 +9,8 @@
 //
 // No headers: all types and instructions that it needs are plain C++ and inline PTX.
 //
-// Set by the launcher: HALF, DIM, KEY_BYTES, KEY_ROWS, KEY_DIGITS, KEY_ODD, M_TILES, WARPS.
+// Set by the launcher: HALF, DIM, KEY_ROOM and KEY_IS_EVEN (most bytes of a vector, and whether they
+// are an even number: few programs for many widths), KEY_ROWS, KEY_DIGITS, M_TILES, WARPS.
 
 constexpr int PAGE = 64;
 constexpr int TOKENS = 16 * M_TILES;
@@ -72,7 +73,7 @@ __device__ __forceinline__ u32 parities(u32 lowest) {
 // one row of a tile; `part` 0: of rows 0-7, 1: of rows 8-15
 __device__ __forceinline__ void split_vector(
     const u8* row, const uint4 (&places)[KEY_ROWS], u32 (&a)[K_TILES][4], int part) {
-    constexpr int AT = KEY_BYTES % 2 == 0 ? 2 : 1;
+    constexpr int AT = KEY_IS_EVEN ? 2 : 1;
     int slot = 0;
 #define PUT(BYTES) a[slot / 2][part + slot % 2 * 2] = (BYTES), slot++;
 #pragma unroll
@@ -92,15 +93,11 @@ __device__ __forceinline__ void split_vector(
                 fields[i] |= moved & 0x03030303u << 2 * d;
             }
         }
-        if (KEY_ODD >> r & 1) {
-            u32 bytes = row[own.z & 255] | static_cast<u32>(row[own.z >> 8 & 255]) << 16;
-            bytes = (bytes | bytes << 4) & 0x0F0F0F0Fu;
-            lowest |=
-                bytes & ((own.z >> 24 & 1) * 0x0000FFFFu | (own.z >> 25 & 1) * 0xFFFF0000u);
+        u32 bytes = row[own.z & 255] | static_cast<u32>(row[own.z >> 8 & 255]) << 16;
+        bytes = (bytes | bytes << 4) & 0x0F0F0F0Fu;
+        lowest |= bytes & ((own.z >> 24 & 1) * 0x0000FFFFu | (own.z >> 25 & 1) * 0xFFFF0000u);
 #pragma unroll
-            for (int i = 0; i < 4; i++)
-                fields[i] |= (bytes >> i & 0x01010101u) * 255u & own.w;
-        }
+        for (int i = 0; i < 4; i++) fields[i] |= (bytes >> i & 0x01010101u) * 255u & own.w;
 #pragma unroll
         for (int i = 0; i < 4; i++) PUT(fields[i])
         PUT(parities(lowest))
