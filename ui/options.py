@@ -177,10 +177,11 @@ def _add_device_flags(parser: argparse.ArgumentParser) -> None:
         "the model; answers are many times slower then",
     )
     add(
-        "--cuda-graph",
-        action="store_true",
-        help="on a GPU, record the steps of an answer once and replay them: new, little tried, and "
-        "meant to be faster; where a model cannot be recorded, the page says why",
+        "--no-cuda-graph",
+        dest="cuda_graph",
+        action="store_false",
+        help="on a GPU, start every step of an answer anew instead of recording one and replaying "
+        "it; several times slower, and there in case a recording goes wrong",
     )
     add(
         "--gpu-share",

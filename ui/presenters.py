@@ -23,8 +23,8 @@ CUSTOM_LABEL = "Custom"
 
 _RISKS = (
     (1.0, "Every token is kept."),
-    (0.5, "A detail mentioned once can be missed."),
-    (0.25, "Facts mentioned once can be lost; check what matters."),
+    (0.3, "A detail mentioned once can be missed."),
+    (0.2, "Facts mentioned once can be lost; check what matters."),
     (0.0, "For summaries only; single facts are often lost."),
 )
 

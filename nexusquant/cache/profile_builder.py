@@ -67,13 +67,15 @@ class ProfileBuilder:
             self._layers[layer].add(self._bare(layer, keys), self._bare(layer, gradients))
 
     def build(self) -> ModelProfile:
-        """Fit a basis for every layer.
+        """Fit a basis for every layer; what was collected is gone afterwards.
 
         Raises:
             UnsupportedModelError: Keys or gradients were not finite.
         """
+        # the watching function stays registered with transformers, and this builder with it
+        layers, self._layers = self._layers, {}
         bases = tuple(
-            self._layers[index].fit() if index in self._layers else None
+            layers[index].fit() if index in layers else None
             for index in range(len(self._pairings))
         )
         if any(basis is not None and not basis.rows.isfinite().all() for basis in bases):

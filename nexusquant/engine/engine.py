@@ -69,7 +69,7 @@ class Engine:
         *,
         gpu_share: float = 1.0,
         offload: bool = False,
-        cuda_graph: bool = False,
+        cuda_graph: bool = True,
     ) -> None:
         self._data_dir, self._device, self._dtype = data_dir, device, dtype
         self._gpu_share, self._offload, self._cuda_graph = gpu_share, offload, cuda_graph

@@ -120,9 +120,9 @@ def test_a_wrong_value_ends_with_one_sentence(capsys, arguments):
 
 def test_waiting_layers_and_the_share_of_the_gpu_are_left_to_the_system_unless_given():
     plain = parse_options([])
-    assert (plain.offload, plain.cuda_graph, plain.gpu_share) == (False, False, None)
-    given = parse_options(["--offload", "--cuda-graph", "--gpu-share", "0.85"])
-    assert (given.offload, given.cuda_graph, given.gpu_share) == (True, True, 0.85)
+    assert (plain.offload, plain.cuda_graph, plain.gpu_share) == (False, True, None)
+    given = parse_options(["--offload", "--no-cuda-graph", "--gpu-share", "0.85"])
+    assert (given.offload, given.cuda_graph, given.gpu_share) == (True, False, 0.85)
 
 
 def test_the_names_written_out_for_help_are_the_engines():
@@ -157,6 +157,6 @@ def test_help_comes_at_once_and_explains_every_flag():
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10)
     assert shown.returncode == 0
     for flag in ("--model", "--preset", "--device", "--dtype", "--host", "--port", "--lan",
-                 "--offload", "--cuda-graph", "--gpu-share", "--user", "--password-file",
+                 "--offload", "--no-cuda-graph", "--gpu-share", "--user", "--password-file",
                  "--data-dir", "--no-browser"):  # fmt: skip
         assert flag in shown.stdout

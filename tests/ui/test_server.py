@@ -62,7 +62,7 @@ def options(tmp_path, **changes) -> Options:
     values = {
         "model": None, "preset": "safe", "device": "auto", "dtype": "auto", "host": "127.0.0.1",
         "port": 7860, "passwords": {}, "data_dir": tmp_path, "open_browser": False,
-        "offload": False, "cuda_graph": False, "gpu_share": None,
+        "offload": False, "cuda_graph": True, "gpu_share": None,
     }  # fmt: skip
     return Options(**values | changes)
 
