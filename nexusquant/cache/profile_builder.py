@@ -75,8 +75,7 @@ class ProfileBuilder:
         # the watching function stays registered with transformers, and this builder with it
         layers, self._layers = self._layers, {}
         bases = tuple(
-            layers[index].fit() if index in layers else None
-            for index in range(len(self._pairings))
+            layers[index].fit() if index in layers else None for index in range(len(self._pairings))
         )
         if any(basis is not None and not basis.rows.isfinite().all() for basis in bases):
             raise UnsupportedModelError("Keys or gradients of this model are not finite numbers.")

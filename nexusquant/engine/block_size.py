@@ -11,7 +11,9 @@ from transformers import PreTrainedModel
 from nexusquant.cache import CompressedCache
 from nexusquant.engine.memory import bytes_for_tensors
 from nexusquant.engine.memory_plan import LEAST_EXACT_SPAN, plan_memory
+from nexusquant.engine.plan_text import refusal
 from nexusquant.engine.weights import Precision, WeightCount
+from nexusquant.errors import OutOfMemoryError
 
 _LOADED_ALREADY = WeightCount(0, 0, 0)
 
@@ -19,13 +21,15 @@ _LOADED_ALREADY = WeightCount(0, 0, 0)
 def exact_span(model: PreTrainedModel, cache: CompressedCache, num_new: int) -> int:
     """Tokens that may be exact at once while `num_new` tokens are read into a cache.
 
-    On a CPU that is what the config says; on a GPU what fits beside what is there already, down to
-    the shortest blocks that are read.
+    On a CPU that is what the config says; on a GPU what fits beside what is there already.
 
     Args:
         model: The model that reads.
         cache: What it reads into.
         num_new: Tokens of the text.
+
+    Raises:
+        OutOfMemoryError: They do not even fit in the shortest blocks; nothing was read.
     """
     devices = {parameter.device for parameter in model.parameters()}
     gpus = [device for device in devices if device.type == "cuda"]
@@ -36,8 +40,15 @@ def exact_span(model: PreTrainedModel, cache: CompressedCache, num_new: int) -> 
     # layers are shared out evenly: the fullest card decides
     free = min(map(bytes_for_tensors, gpus)) * len(gpus)
     room = plan.context_bytes + held + free
-    span = plan.exact_span_that_fits(cache.num_seen_tokens + num_new, room)
-    return span or plan.in_shortest_blocks().compression.exact_prefill_tokens
+    num_tokens = cache.num_seen_tokens + num_new
+    span = plan.exact_span_that_fits(num_tokens, room)
+    if span is None:
+        # it would end in the same way, after minutes of reading
+        told = refusal(plan, num_tokens, room) or f"{num_tokens:,} tokens do not fit."
+        raise OutOfMemoryError(
+            f"{told} A preset that keeps less or a smaller model leaves room for more."
+        )
+    return span
 
 
 def _precision_of(model: PreTrainedModel) -> Precision:

@@ -34,7 +34,10 @@ def refusal(plan: MemoryPlan, num_tokens: int, free_bytes: int) -> str | None:
     if num_tokens <= fitting:
         return None
     plan = plan.in_shortest_blocks()
+    beside = plan.context_bytes + plan.weight_bytes
+    needed, left = plan.needed_bytes(num_tokens) - beside, max(0, free_bytes - beside)
     return (
-        f"{num_tokens:,} tokens do not fit: {free_bytes / 1e9:.3f} GB are free, which hold "
-        f"{fitting:,} at most.\n{as_table(plan, num_tokens)}"
+        f"{num_tokens:,} tokens do not fit: beside the model they take {needed / 1e9:.2f} GB while "
+        f"they are read ({plan.stored_bytes(num_tokens) / 1e9:.2f} GB once they are), and "
+        f"{left / 1e9:.2f} GB can be had, which is enough for {fitting:,}."
     )

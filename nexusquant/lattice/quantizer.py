@@ -119,11 +119,7 @@ class E8Quantizer:
         return replace(made, gains=gains * sizes.unflatten(-1, (-1, DIM)).mean(dim=-1))
 
     def to(self, device: torch.device | str) -> E8Quantizer:
-        """The same quantizer for vectors on another device.
-
-        A basis is rounded on one device, the CPU, and moved: another's last bits can be others,
-        and its codes would mean something else.
-        """
+        """The same quantizer elsewhere; a basis made there could be rounded to another one."""
         names = ("basis", "column_units", "gains", "mean")
         held = {name: getattr(self, name) for name in names}
         return replace(self, **{n: t if t is None else t.to(device) for n, t in held.items()})

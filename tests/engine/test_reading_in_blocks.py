@@ -23,6 +23,7 @@ from nexusquant.engine import (
 from nexusquant.engine.block_size import exact_span
 from nexusquant.engine.blocks import block_ends
 from nexusquant.engine.memory_plan import LEAST_EXACT_SPAN
+from nexusquant.errors import OutOfMemoryError
 
 EVICTION = EvictionConfig(
     keep_ratio=0.25, head_floor=0.2, newest_share=0.3, observation_window=64, min_span=128
@@ -173,8 +174,10 @@ def test_on_a_gpu_the_block_is_what_fits(tiny: LoadedModel, on_gpu, monkeypatch)
         span = span_with(free)
         assert LEAST_EXACT_SPAN <= span < 16_384
         assert taken_with(span) <= free < taken_with(2 * span)
-    # too little for any: it is tried all the same
-    assert span_with(1000) == LEAST_EXACT_SPAN
+    # too little for any is told before a token is read
+    with pytest.raises(OutOfMemoryError, match=r"100,000 tokens do not fit: .* GB can be had"):
+        span_with(least - 10_000)
+    assert span_with(least) == LEAST_EXACT_SPAN
     # a question needs no plan
     num_new = 100
     assert span_with(0) == 16_384

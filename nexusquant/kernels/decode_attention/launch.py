@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -57,16 +58,46 @@ def attend(
     Returns:
         [H, D_v] in the type of the query.
     """
-    macros = macros_of(query, packed, softcap)
+    query, macros = query.contiguous(), macros_of(query, packed, softcap)
+    numbers = (float(scaling), float(softcap or 1.0))
+    parts = _attend_parts(query, packed, macros, numbers, num_parts)
+    num_kv_heads, room, _ = exact_keys.shape
+    values = value_tables(packed.value_quantizer)
+    out = query.new_empty(query.shape[0], packed.value_quantizer.dim)
+    join = _join_kernel(macros, exact_keys, exact_values)
+    join.launch(
+        (num_kv_heads, -(-out.shape[1] // _JOIN_WIDTH)),
+        _JOIN_THREADS,
+        join.constant("join_bytes") + 4 * macros["GROUPED"] * (parts.count + room),
+        *(query, *parts.sums, parts.count, values.rows, values.offset),
+        *(exact_keys.contiguous(), exact_values.contiguous(), room, num_exact, *numbers, out),
+        is_early=True,
+    )
+    return out
+
+
+class _Parts(NamedTuple):
+    """For every head, part and query: maximum, total, sum of weights; then sums of coordinates."""
+
+    sums: tuple[torch.Tensor, ...]
+    count: int
+
+
+def _attend_parts(
+    query: torch.Tensor,
+    packed: PackedView,
+    macros: Mapping[str, int],
+    numbers: tuple[float, float],
+    num_parts: int | None,
+) -> _Parts:
     fitting = fitting_kernel(SOURCES, "attend_parts", macros, WARPS, query.device)
     num_kv_heads = packed.page_table.shape[0]
     num_parts = num_parts or _num_parts(packed, macros["M_TILES"] * 16 * fitting.num_warps)
     values = value_tables(packed.value_quantizer)
-    num_sums = num_kv_heads * num_parts * 8 * macros["N_TILES"]
-    sums = query.new_empty(num_sums * (3 + values.rows.shape[0]), dtype=torch.float32)
-    parts = sums.split([num_sums, num_sums, num_sums, num_sums * values.rows.shape[0]])
+    num_sums, num_rows = num_kv_heads * num_parts * 8 * macros["N_TILES"], values.rows.shape[0]
+    sums = query.new_empty(num_sums * (3 + num_rows), dtype=torch.float32)
+    parts = sums.split([num_sums, num_sums, num_sums, num_sums * num_rows])
     tables = coder_tables(packed.key_quantizer, num_kv_heads, packed.rotary, packed.pairing)
-    query = query.contiguous()
     fitting.kernel.launch(
         *((num_kv_heads, num_parts), 32 * fitting.num_warps, fitting.shared_bytes),
         *(query, packed.key_quantizer.bytes_per_vector - 1),
@@ -75,20 +106,9 @@ def attend(
         *(packed.positions, packed.positions.stride(0), packed.first_position or 0),
         *(*tables.fragments, tables.mean, tables.columns, tables.speeds),
         *(scales_and_exponents(query.device), float(tables.growth), values.places),
-        *(float(scaling), float(softcap or 1.0), *parts),
+        *(*numbers, *parts),
     )
-    out = query.new_empty(query.shape[0], packed.value_quantizer.dim)
-    room, numbers = exact_keys.shape[1], (float(scaling), float(softcap or 1.0))
-    join = _join_kernel(macros, exact_keys, exact_values)
-    join.launch(
-        (num_kv_heads, -(-out.shape[1] // _JOIN_WIDTH)),
-        _JOIN_THREADS,
-        join.constant("join_bytes") + 4 * macros["GROUPED"] * (num_parts + room),
-        *(query, *parts, num_parts, values.rows, values.offset),
-        *(exact_keys.contiguous(), exact_values.contiguous(), room, num_exact, *numbers, out),
-        is_early=True,
-    )
-    return out
+    return _Parts(parts, num_parts)
 
 
 def macros_of(query: torch.Tensor, packed: PackedView, softcap: float | None) -> dict[str, int]:

@@ -17,6 +17,10 @@ from nexusquant.lattice.packing import WORD_BYTES, CodeLayout
 
 _PAIRINGS = {Pairing.NONE: 0, Pairing.HALVES: 1, Pairing.NEIGHBOURS: 2}
 
+_FUSES = False
+"""A thread's own product, fused into a sum over threads, would give each of them another sum; they
+have to agree on the scale that wins."""
+
 
 class Tiling(NamedTuple):
     """How the work is cut.
@@ -150,9 +154,7 @@ def launch(
             *(num_vectors, quantizer.num_coded, quantizer.bytes_per_vector - 1),
             **constants_of(quantizer, frequencies, pairing, tiling),
             num_warps=tiling.num_warps,
-            # a thread's own product, fused into a sum over threads, would give each of them
-            # another sum: they have to agree on the scale that wins
-            enable_fp_fusion=False,
+            enable_fp_fusion=_FUSES,
         )
     return is_bad
 

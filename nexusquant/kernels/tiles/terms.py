@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import torch
 
-from nexusquant.lattice.e8 import DIM as GROUP
 from nexusquant.lattice.packing import WORD_BYTES, CodeLayout
 
 LANES = 4
@@ -136,7 +135,7 @@ def value_places(widths: tuple[int, ...]) -> torch.Tensor:
         has_single = place.single_unit > 0
         there = 2 ** len(place.words) - 1
         there |= (has_single and not place.is_one_bit) << 2 | place.is_one_bit << 3
-        words = (place.words + (0, 0))[:2]
+        words = (*place.words, 0, 0)[:2]
         table.append(_packed([*words, place.single, there]))
     return torch.tensor(table, dtype=torch.int64).to(torch.int32).unflatten(0, (-1, ROW))
 
@@ -172,6 +171,3 @@ def _packed(parts: list[int] | tuple[int, ...]) -> int:
 
 def _signed(number: int) -> int:
     return number - 2**32 if number >= 2**31 else number
-
-
-assert GROUP == 2 * LANES
