@@ -19,14 +19,25 @@ LEAST_BITS, MOST_BITS = 1, 4
 
 
 class ScorerName(str, Enum):
-    """Which rule decides what attention will not miss. One file each in `eviction/`."""
+    """Which rule decides what attention will not miss, with the words for it on a page.
 
-    RECONSTRUCTION = "reconstruction"
+    One file each in `eviction/`; the page and the tests of scorers go through these.
+    """
+
+    label: str
+
+    RECONSTRUCTION = "reconstruction", "Reconstruction (reads twice)"
     """What the model looks at when it reads the text again; costs a second reading."""
-    STREAMING = "streaming"
-    KEY_NORM = "key_norm"
-    SNAPKV = "snapkv"
-    EXPECTED_ATTENTION = "expected_attention"
+    EXPECTED_ATTENTION = "expected_attention", "Expected attention"
+    SNAPKV = "snapkv", "SnapKV (last queries)"
+    KEY_NORM = "key_norm", "Key norm"
+    STREAMING = "streaming", "Streaming (newest)"
+
+    def __new__(cls, value: str, label: str) -> ScorerName:
+        """A string with a label."""
+        name = str.__new__(cls, value)
+        name._value_, name.label = value, label
+        return name
 
     def __str__(self) -> str:
         return self.value

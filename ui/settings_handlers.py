@@ -225,7 +225,7 @@ def own_config(
     eviction = None
     if keep_percent < 100:
         eviction = EvictionConfig(
-            keep_ratio=keep_percent / 100,
+            keep_ratio=round(keep_percent / 100, 4),
             scorer=ScorerName(scorer),
             head_floor=floor_percent / 100,
             newest_share=newest_percent / 100,

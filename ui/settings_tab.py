@@ -28,13 +28,7 @@ MODEL_NOTE = (
     "Loading another model ends the chats' caches, not their messages.</p>"
 )
 BIT_CHOICES = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
-SCORERS = [
-    ("Reconstruction (reads twice)", ScorerName.RECONSTRUCTION.value),
-    ("Expected attention", ScorerName.EXPECTED_ATTENTION.value),
-    ("SnapKV (last queries)", ScorerName.SNAPKV.value),
-    ("Key norm", ScorerName.KEY_NORM.value),
-    ("Streaming (newest)", ScorerName.STREAMING.value),
-]
+SCORERS = [(name.label, name.value) for name in ScorerName]
 
 
 @dataclass(frozen=True)

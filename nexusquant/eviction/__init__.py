@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-
 from nexusquant.config import ScorerName
 from nexusquant.eviction.base import Observation, Scorer
 from nexusquant.eviction.block_budget import block_shares
-from nexusquant.eviction.expected_attention import ExpectedAttentionScorer
-from nexusquant.eviction.key_norm import KeyNormScorer
+from nexusquant.eviction.expected_attention import (
+    ExpectedAttentionScorer as ExpectedAttentionScorer,
+)
+from nexusquant.eviction.key_norm import KeyNormScorer as KeyNormScorer
 from nexusquant.eviction.reconstruction import attend_and_score
 from nexusquant.eviction.selection import select_kept
-from nexusquant.eviction.snapkv import SnapKVScorer
-from nexusquant.eviction.streaming import StreamingScorer
+from nexusquant.eviction.snapkv import SnapKVScorer as SnapKVScorer
+from nexusquant.eviction.streaming import StreamingScorer as StreamingScorer
 
-_SCORERS: Mapping[ScorerName, type[Scorer]] = MappingProxyType(
-    {
-        ScorerName.STREAMING: StreamingScorer,
-        ScorerName.KEY_NORM: KeyNormScorer,
-        ScorerName.SNAPKV: SnapKVScorer,
-        ScorerName.EXPECTED_ATTENTION: ExpectedAttentionScorer,
-    }
-)
+# every scorer that is imported above
+_SCORERS = {ScorerName(scorer.name): scorer for scorer in Scorer.__subclasses__()}
 
-
-ONE_PASS_SCORERS = tuple(_SCORERS)
+ONE_PASS_SCORERS = tuple(name for name in ScorerName if name in _SCORERS)
 """Rules that need one reading of the text only: all but `ScorerName.RECONSTRUCTION`."""
 
 
@@ -44,18 +36,14 @@ def make_scorer(name: ScorerName) -> Scorer:
     try:
         return _SCORERS[ScorerName(name)]()
     except (ValueError, KeyError):
-        known = ", ".join(_SCORERS)
+        known = ", ".join(ONE_PASS_SCORERS)
         raise ValueError(f"scorer is {name!r}; choose one of {known}.") from None
 
 
 __all__ = [
     "ONE_PASS_SCORERS",
-    "ExpectedAttentionScorer",
-    "KeyNormScorer",
     "Observation",
     "Scorer",
-    "SnapKVScorer",
-    "StreamingScorer",
     "attend_and_score",
     "block_shares",
     "make_scorer",

@@ -9,7 +9,7 @@ that looks at a few tokens asks for those few.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,7 +41,13 @@ class Observation(NamedTuple):
 
 
 class Scorer(ABC):
-    """A rule that ranks key-value pairs. Has no state; one instance serves all layers."""
+    """A rule that ranks key-value pairs. Has no state; one instance serves all layers.
+
+    Attributes:
+        name: Its value in `config.ScorerName`.
+    """
+
+    name: ClassVar[str]
 
     def score(self, observation: Observation) -> Tensor:
         """Rank the candidates of one layer.

@@ -24,6 +24,8 @@ class ExpectedAttentionScorer(Scorer):
         Devoto et al., arXiv 2510.00636, section 3.
     """
 
+    name = "expected_attention"
+
     def _raw_scores(self, observation: Observation) -> Tensor:
         groups = observation.num_kv_groups
         scores = []

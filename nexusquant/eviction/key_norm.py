@@ -18,6 +18,8 @@ class KeyNormScorer(Scorer):
         Devoto et al., arXiv 2406.11430, section 3.
     """
 
+    name = "key_norm"
+
     def _raw_scores(self, observation: Observation) -> Tensor:
         norms = torch.linalg.vector_norm(observation.keys, dim=-1, dtype=torch.float32)
         order = norms.argsort(dim=-1, stable=True)

@@ -23,6 +23,8 @@ class SnapKVScorer(Scorer):
         Li et al., arXiv 2404.14469, section 4.
     """
 
+    name = "snapkv"
+
     def _raw_scores(self, observation: Observation) -> Tensor:
         groups = observation.num_kv_groups
         scores = []

@@ -17,6 +17,8 @@ class StreamingScorer(Scorer):
         Xiao et al., arXiv 2309.17453, section 3.2.
     """
 
+    name = "streaming"
+
     def _raw_scores(self, observation: Observation) -> Tensor:
         keys = observation.keys
         num_kv_heads, num_tokens, _ = keys.shape

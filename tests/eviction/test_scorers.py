@@ -166,5 +166,5 @@ def test_every_name_makes_its_own_scorer_and_others_are_refused():
     assert len({type(make_scorer(name)) for name in ONE_PASS_SCORERS}) == len(ONE_PASS_SCORERS)
     assert isinstance(make_scorer("snapkv"), SnapKVScorer)
     for other in ("best", ScorerName.RECONSTRUCTION):
-        with pytest.raises(ValueError, match="choose one of streaming, key_norm"):
+        with pytest.raises(ValueError, match="choose one of expected_attention, snapkv"):
             make_scorer(other)
