@@ -25,7 +25,7 @@ from nexusquant.cache.measure import measure
 from nexusquant.eviction import Observation, select_kept
 
 _BATCHED = "recall_batched"
-_MOST_TRIES = 8
+_MOST_TRIES = 16
 
 
 @dataclass(frozen=True, eq=False)
