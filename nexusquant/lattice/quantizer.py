@@ -120,9 +120,8 @@ class E8Quantizer:
 
     def to(self, device: torch.device | str) -> E8Quantizer:
         """The same quantizer elsewhere; a basis made there could be rounded to another one."""
-        names = ("basis", "column_units", "gains", "mean")
-        held = {name: getattr(self, name) for name in names}
-        return replace(self, **{n: t if t is None else t.to(device) for n, t in held.items()})
+        held = ((n, getattr(self, n)) for n in ("basis", "column_units", "gains", "mean"))
+        return replace(self, **{n: t.to(device) for n, t in held if t is not None})
 
     @property
     def dim(self) -> int:

@@ -46,7 +46,8 @@ __device__ __forceinline__ float capped(float logit, float softcap) {
     return (1.f - 2.f / (1.f + raised)) * softcap * LOG2_E;
 }
 
-// For every head, part and query: maximum, total, sum of weights; then the sums of digits.
+// For every head, part and query: maximum, total, sum of weights; then the sums of
+// coordinates.
 struct Parts {
     float *maxima, *totals, *weight_sums, *weighted;
     int count;
