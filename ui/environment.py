@@ -8,7 +8,10 @@ from pathlib import Path
 
 
 def prepare_environment(data_dir: Path) -> None:
-    """Nothing is reported to anybody; uploads stay in the data folder, readable by its owner.
+    """Nothing is reported to anybody; uploads and compiled kernels stay in the data folder.
+
+    Only their owner can read uploads. Other folders for kernels that the environment names already
+    are left as they are.
 
     Args:
         data_dir: Made if it is not there.
@@ -22,6 +25,10 @@ def prepare_environment(data_dir: Path) -> None:
         HF_HUB_DISABLE_TELEMETRY="1",
         HF_HUB_DISABLE_SYMLINKS_WARNING="1",
     )
+    kernels = data_dir / "kernels"
+    # CUDA C++, then Triton, whose own place is a hidden folder in the user's home
+    os.environ.setdefault("NEXUSQUANT_KERNEL_CACHE", str(kernels))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(kernels / "triton"))
     # does not exist on Windows
     if sys.platform == "linux":
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")

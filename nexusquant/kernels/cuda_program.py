@@ -1,7 +1,8 @@
 """CUDA C++ compiled when it is first needed, and its kernels started. Knows no kernel's meaning.
 
 NVRTC comes along with every CUDA build of torch, so nobody needs a compiler or another package.
-Programs are plain C++ without headers; what differs between shapes is given as macros.
+Programs are plain C++ without headers; what differs between shapes is given as macros. Compiled
+ones are kept as files where the environment names a folder for them; see `program_files`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+
+from nexusquant.kernels.program_files import kept
 
 _MOST_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
@@ -41,8 +44,7 @@ def compile_cubin(
     program = ctypes.c_void_p()
     given = (source.encode(), b"program.cu", 0, None, None)
     _check(nvrtc.nvrtcCreateProgram(ctypes.byref(program), *given), "it made no program")
-    flags = ["--gpu-architecture=sm_{}{}".format(*capability), "--std=c++17"]
-    flags += [f"-D{name}={int(value)}" for name, value in macros.items()]
+    flags = _flags(macros, capability)
     array = (ctypes.c_char_p * len(flags))(*(flag.encode() for flag in flags))
     failure = nvrtc.nvrtcCompileProgram(program, len(flags), array)
     if failure:
@@ -51,6 +53,24 @@ def compile_cubin(
     cubin = _bytes_of(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN, program)
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
     return cubin
+
+
+def kept_cubin(
+    nvrtc: ctypes.CDLL, source: str, macros: Mapping[str, int], capability: tuple[int, int]
+) -> bytes:
+    """Machine code of a program, compiled only if there is no file of it yet.
+
+    Args:
+        nvrtc: The compiler's library; another version of it compiles anew.
+        source: CUDA C++, all of it: a file that it includes would not be noticed to change.
+        macros: Definitions in front of it.
+        capability: Compute capability to compile for.
+
+    Raises:
+        CudaError: With the compiler's words.
+    """
+    made_from = source, *_flags(macros, capability), _version_of(nvrtc)
+    return kept(made_from, lambda: compile_cubin(nvrtc, source, macros, capability))
 
 
 class _Attribute(ctypes.Structure):
@@ -91,7 +111,7 @@ class CudaKernel:
         self._driver, self._device, self._allowed_shared = _driver(), device, 0
         capability = torch.cuda.get_device_capability(device)
         source = "".join(path.read_text(encoding="utf-8") for path in paths)
-        cubin = compile_cubin(_nvrtc(), source, macros, capability)
+        cubin = kept_cubin(_nvrtc(), source, macros, capability)
         self._module, self._function = ctypes.c_void_p(), ctypes.c_void_p()
         with torch.cuda.device(device):
             # the driver works in the context that torch has made
@@ -178,6 +198,18 @@ def _argument(arg: torch.Tensor | int | float | None) -> ctypes._SimpleCData:
     if isinstance(arg, torch.Tensor):
         return ctypes.c_void_p(arg.data_ptr())
     return ctypes.c_float(arg) if isinstance(arg, float) else ctypes.c_int(arg)
+
+
+def _flags(macros: Mapping[str, int], capability: tuple[int, int]) -> list[str]:
+    flags = ["--gpu-architecture=sm_{}{}".format(*capability), "--std=c++17"]
+    return flags + [f"-D{name}={int(value)}" for name, value in macros.items()]
+
+
+def _version_of(nvrtc: ctypes.CDLL) -> str:
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    told = nvrtc.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    _check(told, "the compiler told no version")
+    return f"{major.value}.{minor.value}"
 
 
 def _bytes_of(size_of: object, read: object, program: ctypes.c_void_p) -> bytes:

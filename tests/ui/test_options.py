@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from nexusquant.config import PRESETS
 from nexusquant.engine.devices import DEVICES as ENGINE_DEVICES
 from nexusquant.engine.model_loader import DTYPES as ENGINE_DTYPES
+from nexusquant.kernels.program_files import FOLDER_VARIABLE
 from ui import options
 from ui.environment import prepare_environment
 from ui.options import default_data_dir, parse_options
@@ -150,6 +152,48 @@ def test_uploads_can_be_read_by_their_owner_only(tmp_path, monkeypatch):
     assert (tmp_path / "new folder" / "uploads").stat().st_mode & 0o077 == 0
     assert environment["GRADIO_ANALYTICS_ENABLED"] == "False"
     assert environment["GRADIO_TEMP_DIR"].startswith(str(tmp_path))
+
+
+def test_what_is_compiled_is_kept_in_the_data_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.environ", environment := {})
+    prepare_environment(tmp_path)
+    assert Path(environment[FOLDER_VARIABLE]) == tmp_path / "kernels"
+    assert tmp_path in Path(environment["TRITON_CACHE_DIR"]).parents
+
+
+@pytest.mark.parametrize("place", ["/elsewhere", ""])
+@pytest.mark.parametrize(
+    ("chosen", "other"),
+    [(FOLDER_VARIABLE, "TRITON_CACHE_DIR"), ("TRITON_CACHE_DIR", FOLDER_VARIABLE)],
+)
+def test_a_folder_for_kernels_that_somebody_chose_is_left(
+    chosen, other, place, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("os.environ", environment := {chosen: place})
+    prepare_environment(tmp_path)
+    assert environment[chosen] == place
+    assert environment[other].startswith(str(tmp_path))
+
+
+START = """
+import pathlib, sys
+import app
+app.prepare_environment(pathlib.Path(sys.argv[1]))
+assert not {"torch", "triton", "gradio"} & sys.modules.keys()
+import triton
+print(triton.knobs.cache.dir)
+"""
+
+
+def test_triton_takes_the_folder_that_it_is_given_at_the_start(tmp_path):
+    pytest.importorskip("triton")
+    environment = {name: os.environ[name] for name in os.environ if not name.startswith("TRITON")}
+    command = [sys.executable, "-c", START, str(tmp_path)]
+    started = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert started.returncode == 0, started.stderr
+    assert tmp_path in Path(started.stdout.strip()).parents
 
 
 def test_help_comes_at_once_and_explains_every_flag():
