@@ -45,9 +45,9 @@ from nexusquant.engine import (
     read_chunks,
     refusal,
 )
-from nexusquant.engine.block_size import exact_span
 from nexusquant.engine.memory import DRIVER_BYTES
 from nexusquant.engine.prefill import forward
+from nexusquant.engine.reading_sizes import reading_sizes
 
 MIB, GIB = 2**20, 2**30
 QUESTIONS = ("same", "fill", "cap", "promised", "reading")
@@ -236,7 +236,7 @@ def _read(
     ids = random_ids(model, num_tokens)
     with _measured(cap) as row:
         cache = CompressedCache(model, PRESETS[preset], profile)
-        row["exact_span"] = exact_span(model, cache, num_tokens)
+        row |= reading_sizes(model, cache, num_tokens)._asdict()
         last_line = time.perf_counter()
         for progress in read_chunks(model, ids, cache):
             row["last_progress"] = f"{type(progress).__name__} {progress.num_done}"

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from nexusquant.cache import hf_compat, hf_rope, storage
 from nexusquant.cache.attention import ATTENTION_NAME, CacheHandle, nexusquant_attention
+from nexusquant.cache.codec import NO_TOOLS, CodingTools, check_coded, tools_for
 from nexusquant.cache.evictor import Evictor
 from nexusquant.cache.hf_devices import layer_devices
 from nexusquant.cache.layer import CompressedLayer
@@ -190,15 +191,21 @@ class CompressedCache(hf_compat.Cache):
         Args:
             num_to_come: Tokens of the same text that will follow: the span then stays open, what
                 was read of it so far is decided on and coded as one block.
+
+        Raises:
+            ValueError: Keys or values that cannot be coded; the cache must not be used any more.
         """
         if self._compressed_layers()[0].span_start is None and not self._evictor.has_scores:
             return
         kept = self._evictor.decide(self.waiting_tokens(), num_to_come)
+        tools = self._coding_tools()
         for layer in self.layers:
             if isinstance(layer, CompressedLayer):
-                layer.commit(kept.get(layer), closes=num_to_come == 0)
+                own = tools.get(layer, NO_TOOLS)
+                layer.commit(kept.get(layer), closes=num_to_come == 0, tools=own)
             else:
                 trim_sliding(layer)
+        check_coded(tools.values())
 
     def mark(self) -> CacheMark:
         """Remember this moment, closing the open span first; see `rewind`."""
@@ -290,6 +297,11 @@ class CompressedCache(hf_compat.Cache):
         if self._rotary is not None and model is not None:
             with self._rope.in_force():
                 self._rotary.recognise(hf_rope.rope_frequencies(model)[0])
+
+    def _coding_tools(self) -> dict[CompressedLayer, CodingTools]:
+        """Of the layers that are about to code tokens."""
+        layers = [layer for layer in self._compressed_layers() if layer.num_to_code]
+        return dict(zip(layers, tools_for([layer.codec for layer in layers]), strict=True))
 
     def _compressed_layers(self) -> list[CompressedLayer]:
         return [layer for layer in self.layers if isinstance(layer, CompressedLayer)]

@@ -6,7 +6,9 @@ kept or which of them stay.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 
@@ -17,6 +19,7 @@ from nexusquant.lattice import (
     PackedVectors,
     Pairing,
     Rotary,
+    encoders_of,
     fit_key_basis,
     key_quantizer,
     share_bits,
@@ -30,6 +33,23 @@ CODED_AT_ONCE = 2**22
 
 # where between the first token and a query's own the keys that it reads are taken to be
 _READ_FROM = (1 / 8, 3 / 8, 5 / 8, 7 / 8)
+
+
+class CodingTools(NamedTuple):
+    """What coding a layer's vectors takes that is better found for many layers at once.
+
+    Args:
+        of_keys: Encoder of the coder of keys; None: nobody found it yet.
+        of_values: The same of values.
+        is_bad: Becomes 1 where a vector cannot be coded, [1], int32; None: that raises.
+    """
+
+    of_keys: torch.Tensor | None = None
+    of_values: torch.Tensor | None = None
+    is_bad: torch.Tensor | None = None
+
+
+NO_TOOLS = CodingTools()
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,8 +82,7 @@ class LayerCodec:
         keys: torch.Tensor,
         values: torch.Tensor,
         positions: torch.Tensor,
-        encoders: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None),
-        is_bad: torch.Tensor | None = None,
+        tools: CodingTools = NO_TOOLS,
     ) -> None:
         """Code keys and values straight into storage, some at a time: it takes float32 copies.
 
@@ -73,15 +92,13 @@ class LayerCodec:
             keys: [H_kv, T, D] as the model made them.
             values: [H_kv, T, D_v].
             positions: Token indices. [T] or [H_kv, T].
-            encoders: Those of both coders, if they are known already.
-            is_bad: See `kernels.encode_into`.
+            tools: What was found before.
         """
-        of_keys, of_values = encoders
         # once for all parts: a GPU takes longer to find them than to code a part
-        of_keys = self.keys.encoder if of_keys is None else of_keys
-        of_values = self.values.encoder if of_values is None else of_values
-        turned = (self.rotary, self.pairing, of_keys, is_bad)
-        plain = (None, Pairing.NONE, of_values, is_bad)
+        of_keys = self.keys.encoder if tools.of_keys is None else tools.of_keys
+        of_values = self.values.encoder if tools.of_values is None else tools.of_values
+        turned = (self.rotary, self.pairing, of_keys, tools.is_bad)
+        plain = (None, Pairing.NONE, of_values, tools.is_bad)
         num_heads, num_tokens, dim = keys.shape
         at_once = max(PAGE_SIZE, CODED_AT_ONCE // (num_heads * dim))
         for first in range(0, num_tokens, at_once):
@@ -175,6 +192,35 @@ class LayerCodec:
 
     def _put_on(self, keys: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         return self.rotary.put_on(keys, positions, self.pairing) if self.rotary else keys
+
+
+def tools_for(codecs: Sequence[LayerCodec]) -> list[CodingTools]:
+    """What coding with each codec takes; those on one device note bad vectors in one place.
+
+    Args:
+        codecs: With coders for keys.
+    """
+    of_keys = encoders_of([codec.keys for codec in codecs])
+    of_values = encoders_of([codec.values for codec in codecs])
+    notes = {
+        device: torch.zeros(1, dtype=torch.int32, device=device)
+        for device in {encoder.device for encoder in of_keys}
+    }
+    return [
+        CodingTools(*encoders, notes[encoders[0].device])
+        for encoders in zip(of_keys, of_values, strict=True)
+    ]
+
+
+def check_coded(tools: Iterable[CodingTools]) -> None:
+    """Wait for what was coded.
+
+    Raises:
+        ValueError: Some vectors could not be.
+    """
+    notes = {id(one.is_bad): one.is_bad for one in tools}.values()
+    if any(note.item() for note in notes):
+        raise ValueError("keys or values hold NaN or infinite numbers, which cannot be coded.")
 
 
 def to_16_bit(tensor: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import torch
 
-from nexusquant.cache.codec import LayerCodec
+from nexusquant.cache.codec import CodingTools, LayerCodec
 from nexusquant.cache.kept import KeptTokens, indices_of
 from nexusquant.cache.pages import PackedPages
 from nexusquant.kernels import PackedView
@@ -21,6 +21,7 @@ def code_tokens(
     vectors: tuple[torch.Tensor, torch.Tensor],
     first: int,
     kept: torch.Tensor | None,
+    tools: CodingTools,
 ) -> None:
     """Code tokens into pages.
 
@@ -30,6 +31,7 @@ def code_tokens(
         vectors: Exact keys [H_kv, T, D] and values [H_kv, T, D_v].
         first: Index of the first token in the text.
         kept: Which of them stay, [H_kv, T], bool; None keeps all.
+        tools: Of the codec.
     """
     keys, values = vectors
     positions = torch.arange(first, first + keys.shape[1], device=keys.device)
@@ -41,7 +43,7 @@ def code_tokens(
         )
         positions = positions[index]
     with pages.slots_for(keys.shape[1], kept) as slots:
-        codec.encode_into(pages.pools, slots, keys, values, positions)
+        codec.encode_into(pages.pools, slots, keys, values, positions, tools)
 
 
 def view_of(

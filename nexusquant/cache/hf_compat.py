@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch.backends.cuda import SDPAParams, can_use_flash_attention
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
 from transformers.cache_utils import DynamicSlidingWindowLayer as SlidingLayer
@@ -253,7 +256,9 @@ def causal_sdpa(
     value: torch.Tensor,
     scaling: float,
 ) -> torch.Tensor:
-    """Transformers' SDPA with the mask it would build for `DynamicCache`.
+    """Transformers' SDPA with the mask it would build for `DynamicCache`, or flash attention.
+
+    Flash attention needs no mask, nor keys and values once for every head of queries.
 
     Args:
         module: The attention module that calls; its queries are those of the newest tokens.
@@ -266,10 +271,14 @@ def causal_sdpa(
         [1, T, H, D_v].
     """
     q_len, kv_len = query.shape[2], key.shape[2]
-    mask = None
-    if 1 < q_len < kv_len:
-        index = torch.arange(kv_len, device=query.device)
-        mask = (index <= index[kv_len - q_len :, None])[None, None]
+    if not 1 < q_len < kv_len:
+        return sdpa_attention_forward(module, query, key, value, None, scaling=scaling)[0]
+    if can_use_flash_attention(SDPAParams(query, key, value, None, 0.0, False, True)):
+        bias = causal_lower_right(q_len, kv_len)
+        options = {"attn_mask": bias, "scale": scaling, "enable_gqa": True}
+        return scaled_dot_product_attention(query, key, value, **options).transpose(1, 2)
+    index = torch.arange(kv_len, device=query.device)
+    mask = (index <= index[kv_len - q_len :, None])[None, None]
     return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling)[0]
 
 

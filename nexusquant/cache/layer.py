@@ -16,7 +16,7 @@ from __future__ import annotations
 import torch
 
 from nexusquant.cache.attention import CacheHandle
-from nexusquant.cache.codec import FIT_QUERIES, LayerCodec
+from nexusquant.cache.codec import FIT_QUERIES, NO_TOOLS, CodingTools, LayerCodec
 from nexusquant.cache.coding import code_tokens, positions_of, view_of
 from nexusquant.cache.hf_compat import CacheLayerMixin, causal_sdpa
 from nexusquant.cache.kept import KeptTokens
@@ -201,19 +201,33 @@ class CompressedLayer(CacheLayerMixin):
         positions = torch.arange(tokens.start, border, device=keys.device)
         return _join(self.codec.decode(*packed, positions, keys.dtype), (keys, values))
 
-    def commit(self, kept: torch.Tensor | None = None, *, closes: bool = True) -> None:
+    @property
+    def num_to_code(self) -> int:
+        """Exact tokens that `commit` moves, if it keeps all; 0 where coders are not known."""
+        if self.codec is None or self.codec.keys is None:
+            return 0
+        return max(0, self.num_recent - self.config.recent_window)
+
+    def commit(
+        self,
+        kept: torch.Tensor | None = None,
+        *,
+        closes: bool = True,
+        tools: CodingTools = NO_TOOLS,
+    ) -> None:
         """Let go of what is not kept, code the rest, and close the span if one is open.
 
         Args:
             kept: Which of the newest tokens before the recent window stay; those before them
                 all do. [H_kv, n], bool; None keeps all.
             closes: False leaves the span open, for the rest of a long text.
+            tools: Of the layer's codec.
         """
         if self.codec is not None and self.is_initialized:
             end = self.num_seen - self.config.recent_window
             if kept is not None:
                 kept = self._evict_coded(end - kept.shape[1], kept)
-            self._code_until(end, kept)
+            self._code_until(end, kept, tools)
             if closes and self.span_start is not None:
                 self.recent = self.codec.narrow(*self.recent, first=self.first_recent)
         if closes:
@@ -229,12 +243,15 @@ class CompressedLayer(CacheLayerMixin):
         self.kept = self.kept.drop_last(num_coded).append(num_coded, kept_coded)
         return kept[:, num_coded:]
 
-    def _code_until(self, token: int, kept: torch.Tensor | None = None) -> None:
+    def _code_until(
+        self, token: int, kept: torch.Tensor | None = None, tools: CodingTools = NO_TOOLS
+    ) -> None:
         """Move exact tokens before index `token` to the sinks or into pages.
 
         Args:
             token: Index in the text; at most `num_seen`.
             kept: Which of the newest of them stay, [H_kv, n], bool; None keeps all.
+            tools: Of the layer's codec.
         """
         first = self.first_recent
         if token > first and self.codec.keys is None:
@@ -245,18 +262,18 @@ class CompressedLayer(CacheLayerMixin):
             self.sinks = _join(self.sinks, self.codec.narrow(*leaving, first=first))
         num_decided = 0 if kept is None else kept.shape[1]
         num_others = token - first - num_sinks - num_decided
-        self._code(first + num_sinks, num_others, None)
-        self._code(token - num_decided, num_decided, kept)
+        self._code(first + num_sinks, num_others, None, tools)
+        self._code(token - num_decided, num_decided, kept, tools)
         self.recent = tuple(held[:, max(token - first, 0) :].clone() for held in self.recent)
 
-    def _code(self, token: int, count: int, kept: torch.Tensor | None) -> None:
+    def _code(self, token: int, count: int, kept: torch.Tensor | None, tools: CodingTools) -> None:
         """Code `count` exact tokens from index `token` of the text on into pages."""
         if count <= 0:
             return
         start = token - self.first_recent
         keys, values = (held[:, start : start + count] for held in self._wide_recent())
         self.kept = self.kept.append(count, kept)
-        code_tokens(self.pages, self.codec, (keys, values), token, kept)
+        code_tokens(self.pages, self.codec, (keys, values), token, kept, tools)
 
     def _fit(self) -> None:
         """Fit the keys' basis to the exact tokens at hand: there is no profile of the model."""

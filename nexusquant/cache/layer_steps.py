@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from nexusquant.cache.codec import LayerCodec
+from nexusquant.cache.codec import NO_TOOLS, LayerCodec
 from nexusquant.cache.coding import positions_of, view_of
 from nexusquant.config import PAGE_SIZE
 from nexusquant.kernels import PackedView, hold_token, packed_attention
@@ -62,7 +62,7 @@ class LayerSteps:
         num_ahead: Tokens that pages are reserved for.
 
     Attributes:
-        encoders: Of the coders for keys and for values, once they are known.
+        tools: Of the codec, once they are found.
     """
 
     def __init__(self, layer: CompressedLayer, clock: StepClock, num_ahead: int) -> None:
@@ -83,7 +83,7 @@ class LayerSteps:
         layer.pages.reserve(num_ahead)
         self._view = _view_with_room(layer, num_ahead)
         self._wide_keys: torch.Tensor | None = None
-        self.encoders: tuple[torch.Tensor | None, torch.Tensor | None] = (None, None)
+        self.tools = NO_TOOLS
 
     @property
     def codec(self) -> LayerCodec:
@@ -94,7 +94,7 @@ class LayerSteps:
     def tensors(self) -> tuple[torch.Tensor | None, ...]:
         """What is held besides the layer's own tensors."""
         view = self._view
-        return (*self._exact, self._means, view.lengths, view.positions, *self.encoders)
+        return (*self._exact, self._means, view.lengths, view.positions, *self.tools[:2])
 
     def write(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Hold a token's key [H_kv, 1, D] and value [H_kv, 1, D_v] as the window would."""
@@ -107,12 +107,11 @@ class LayerSteps:
         exact = (keys, self._exact[1])
         return packed_attention(query, self._view, *exact, scaling, softcap, self._clock.num_exact)
 
-    def turn_page(self, first: int, is_bad: torch.Tensor) -> None:
+    def turn_page(self, first: int) -> None:
         """Code the oldest page's worth of the newest tokens.
 
         Args:
             first: Index in the text of the first of them.
-            is_bad: Becomes 1 where a vector cannot be coded. [1], int32.
         """
         codec, pages, view = self._layer.codec, self._layer.pages, self._view
         places = torch.arange(PAGE_SIZE, device=view.lengths.device)
@@ -121,7 +120,7 @@ class LayerSteps:
         keys, values = (held[:, start:end] for held in self._exact)
         keys = keys + self._means[:, start:end]
         slots = pages.slots_of(index)
-        codec.encode_into(pages.pools, slots, keys, values, positions, self.encoders, is_bad)
+        codec.encode_into(pages.pools, slots, keys, values, positions, self.tools)
         if view.first_position is None:
             view.positions.scatter_(1, index, positions.expand_as(index))
         view.lengths.add_(PAGE_SIZE)

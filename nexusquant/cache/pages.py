@@ -69,16 +69,18 @@ class PackedPages:
             int64.
         """
         device, num_kv_heads = self.page_table.device, len(self.lengths)
-        if kept is None:
-            kept = torch.ones((num_kv_heads, num_new), dtype=torch.bool, device=device)
-        counts = kept.sum(dim=1).tolist()
+        # the device is asked only where the answer is not known
+        counts = [num_new] * num_kv_heads if kept is None else kept.sum(dim=1).tolist()
         lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
         self._reserve(lengths)
-        starts = torch.tensor(self.lengths, device=device)
-        # one that is not taken gets the index of the one before it, if there is any
-        index = (starts[:, None] + kept.cumsum(dim=1) - 1).clamp(min=0)
-        slots = self.slots_of(index) if any(lengths) else index
-        yield slots.masked_fill(~kept, -1)
+        starts = torch.tensor(self.lengths, device=device)[:, None]
+        if kept is None:
+            yield self.slots_of(starts + torch.arange(num_new, device=device))
+        else:
+            # one that is not taken gets the index of the one before it, if there is any
+            index = (starts + kept.cumsum(dim=1) - 1).clamp(min=0)
+            slots = self.slots_of(index) if any(lengths) else index
+            yield slots.masked_fill(~kept, -1)
         self.lengths = lengths
 
     def reserve(self, num_vectors: int) -> None:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from nexusquant.cache.codec import check_coded, tools_for
 from nexusquant.cache.hf_compat import CacheLayerMixin
 from nexusquant.cache.layer import CompressedLayer
 from nexusquant.cache.layer_steps import LayerSteps, StepClock
 from nexusquant.config import PAGE_SIZE
-from nexusquant.lattice import encoders_of
 
 if TYPE_CHECKING:
     from nexusquant.cache.cache import CompressedCache
@@ -48,7 +48,6 @@ class CacheSteps:
         self._num_new = self._num_coded = 0
         slot = first.sinks[0].shape[1] + first.num_recent
         self._clock = StepClock.at(slot, first.num_seen, first.recent[0].device)
-        self._is_bad = torch.zeros(1, dtype=torch.int32, device=self._clock.slot.device)
         self._layers = [LayerSteps(layer, self._clock, num_ahead) for layer in layers]
         for layer, steps in zip(layers, self._layers, strict=True):
             layer.steps = steps
@@ -80,9 +79,9 @@ class CacheSteps:
     def turn_page(self) -> None:
         """Code the oldest page's worth of the newest tokens."""
         if self._num_coded == 0:
-            self._find_encoders()
+            self._find_tools()
         for layer in self._layers:
-            layer.turn_page(self._first_recent + self._num_coded, self._is_bad)
+            layer.turn_page(self._first_recent + self._num_coded)
         self._num_coded += PAGE_SIZE
         self._clock.turn_page()
 
@@ -98,17 +97,16 @@ class CacheSteps:
         """
         for layer in self._layers:
             layer.settle(self._num_coded, self._num_new - num_undone)
+        tools = [layer.tools for layer in self._layers]
         self._layers = []
-        if self._num_coded and self._is_bad.item():
-            raise ValueError("keys or values hold NaN or infinite numbers, which cannot be coded.")
+        if self._num_coded:
+            check_coded(tools)
 
-    def _find_encoders(self) -> None:
+    def _find_tools(self) -> None:
         """All at once, and once: that takes as long as several steps."""
-        codecs = [layer.codec for layer in self._layers]
-        of_keys = encoders_of([codec.keys for codec in codecs])
-        of_values = encoders_of([codec.values for codec in codecs])
-        for layer, *encoders in zip(self._layers, of_keys, of_values, strict=True):
-            layer.encoders = tuple(encoders)
+        found = tools_for([layer.codec for layer in self._layers])
+        for layer, tools in zip(self._layers, found, strict=True):
+            layer.tools = tools
 
 
 def steps_problem(layers: Sequence[CacheLayerMixin]) -> str | None:

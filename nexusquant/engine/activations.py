@@ -25,6 +25,7 @@ from nexusquant.engine.rereading import LEAD
 from nexusquant.engine.weights import Precision
 
 _FLOAT32 = 4
+_LARGEST_IN_FLASH = 256
 # a pair's score, its copy in one tensor for all layers, the sorted copy, and masks
 _BYTES_PER_SCORE = 4 + 4 + 4 + 4
 # where each pair of a layer was in the text: three tensors of 64 bits on the way there
@@ -51,6 +52,7 @@ class ChunkShape:
             are held in fewer bits.
         has_kernels: Whether kernels read pages and code vectors: they decode few at a time, or
             none, and make no copies in float32.
+        has_flash: Whether attention over exact vectors takes no mask.
     """
 
     shapes: tuple[LayerShape, ...]
@@ -62,6 +64,7 @@ class ChunkShape:
     block_bytes: int
     unpacked_weight_bytes: int = 0
     has_kernels: bool = False
+    has_flash: bool = False
 
     def forward_bytes(self, num_coded: int, num_exact: int, num_new: int) -> int:
         """The largest layer's tensors over `num_new` tokens, and the logits of the last one."""
@@ -120,6 +123,8 @@ class ChunkShape:
             positions = num_coded * shape.num_kv_heads * _BYTES_PER_POSITION
             packed = self._packed_attention(shape, num_coded, num_exact, num_new)
             return 3 * query + max(joining, positions, packed)
+        if self.has_flash and shape.sliding_window is None:
+            return 3 * query + joining
         mask = num_new * num_exact * (1 + self.value_bytes)
         # heads of queries that share keys get copies of them where there is a mask
         is_shared = shape.num_heads != shape.num_kv_heads
@@ -176,6 +181,9 @@ def chunk_shape(
     """
     config = config.get_text_config(decoder=True)
     width, value_bytes = _mlp_width(config), precision.value_bytes
+    # prompts of a model that squashes logits are left to torch
+    is_capped = bool(getattr(config, "attn_logit_softcapping", None))
+    largest = max(shape.head_dim for shape in shapes)
     return ChunkShape(
         tuple(set(shapes)),
         sum(shape.num_kv_heads for shape in shapes if shape.can_be_coded),
@@ -185,10 +193,8 @@ def chunk_shape(
         value_bytes,
         BLOCK_BYTES["cuda" if on_gpu else "cpu"],
         width * config.hidden_size * value_bytes * precision.is_quantized,
-        # prompts of a model that squashes logits are left to torch
-        on_gpu
-        and have_kernels(shapes, value_bytes)
-        and not getattr(config, "attn_logit_softcapping", None),
+        has_kernels=on_gpu and not is_capped and have_kernels(shapes, value_bytes),
+        has_flash=on_gpu and not is_capped and value_bytes == 2 and largest <= _LARGEST_IN_FLASH,
     )
 
 

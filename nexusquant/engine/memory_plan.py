@@ -22,7 +22,7 @@ from nexusquant.config import PAGE_SIZE, CompressionConfig
 from nexusquant.engine.activations import ChunkShape, chunk_shape
 from nexusquant.engine.blocks import block_ends
 from nexusquant.engine.memory import CUDA_CONTEXT_BYTES
-from nexusquant.engine.prefill import CHUNK_SIZE
+from nexusquant.engine.prefill import CHUNK_SIZE, LARGE_CHUNK_SIZE
 from nexusquant.engine.weights import Precision, WeightCount, count_weights
 
 LEAST_EXACT_SPAN = 1024
@@ -39,6 +39,18 @@ _IDLE_OF_PASSING, _IDLE_OF_STORED = 1 / 2, 1 / 32
 
 _TYPICAL_TOKENS = 16_384
 _LONGEST = 2**24
+
+
+class ReadingSizes(NamedTuple):
+    """How a text is read.
+
+    Args:
+        exact_span: Tokens that may be exact at once.
+        chunk_size: Tokens of one forward pass.
+    """
+
+    exact_span: int
+    chunk_size: int
 
 
 class _Moment(NamedTuple):
@@ -59,6 +71,7 @@ class MemoryPlan:
         context_bytes: What the device takes besides tensors; 0 on a CPU.
         size: Bytes of the cache.
         chunk: What one forward needs.
+        chunk_size: Tokens of one forward while a text is read.
     """
 
     compression: CompressionConfig
@@ -68,6 +81,7 @@ class MemoryPlan:
     context_bytes: int
     size: StoredSize = field(repr=False)
     chunk: ChunkShape = field(repr=False)
+    chunk_size: int = CHUNK_SIZE
 
     def stored_bytes(self, num_tokens: int) -> int:
         """The cache of a text that was read."""
@@ -132,7 +146,7 @@ class MemoryPlan:
     def needed_bytes(self, num_tokens: int) -> int:
         """All that the device must have free before the model is loaded, to read it as planned.
 
-        With shorter blocks it takes less; see `exact_span_that_fits`.
+        With shorter blocks and chunks it takes less; see `sizes_that_fit`.
         """
         peak = self.cache_peak_bytes(num_tokens)
         idle = self._idle_beside(peak, num_tokens)
@@ -145,11 +159,11 @@ class MemoryPlan:
             free_bytes: Free before the model is loaded.
 
         Returns:
-            Tokens, whatever the model was trained for, in the shortest blocks that are read: every
-            shorter text fits too. 0 where not even the weights fit.
+            Tokens, whatever the model was trained for, in the shortest blocks and chunks that are
+            read: every shorter text fits too. 0 where not even the weights fit.
         """
         fitting, too_many = 0, _LONGEST
-        plan = self.in_shortest_blocks()
+        plan = self.in_smallest_sizes()
         if plan.needed_bytes(PAGE_SIZE) > free_bytes:
             return 0
         while too_many - fitting > 1:
@@ -160,37 +174,43 @@ class MemoryPlan:
                 too_many = middle
         return fitting
 
-    def with_exact_span(self, exact_prefill_tokens: int) -> MemoryPlan:
-        """The same plan with another number of tokens that stay exact while a text is read."""
-        compression = replace(self.compression, exact_prefill_tokens=exact_prefill_tokens)
+    def with_sizes(self, exact_span: int, chunk_size: int) -> MemoryPlan:
+        """The same plan for a text that is read in other sizes; see `ReadingSizes`."""
+        compression = replace(self.compression, exact_prefill_tokens=exact_span)
         size = replace(self.size, compression=compression)
-        return replace(self, compression=compression, size=size)
+        return replace(self, compression=compression, size=size, chunk_size=chunk_size)
 
-    def in_shortest_blocks(self) -> MemoryPlan:
-        """The same plan with the fewest tokens exact at once."""
-        return self.with_exact_span(min(LEAST_EXACT_SPAN, self.compression.exact_prefill_tokens))
+    def in_smallest_sizes(self) -> MemoryPlan:
+        """The same plan with the fewest tokens exact at once and in one forward."""
+        span = min(LEAST_EXACT_SPAN, self.compression.exact_prefill_tokens)
+        return self.with_sizes(span, CHUNK_SIZE)
 
-    def exact_span_that_fits(self, num_tokens: int, free_bytes: int) -> int | None:
-        """Most tokens that can be exact at once while so long a text is read; halves of the most.
+    def sizes_that_fit(self, num_tokens: int, free_bytes: int) -> ReadingSizes | None:
+        """Most tokens that can be exact at once, in halves of the most, then the largest chunks.
 
         A later block sees earlier ones as they are stored: fewer blocks are a little more exact,
-        shorter ones make room for a longer text.
+        shorter ones make room for a longer text. Larger chunks are only read faster.
 
         Args:
             num_tokens: Tokens of the text, answer included.
             free_bytes: Free before the model is loaded.
 
         Returns:
-            Tokens, `LEAST_EXACT_SPAN` or more unless the config says less; None where the text does
-            not fit at all.
+            Blocks of `LEAST_EXACT_SPAN` tokens or more unless the config says less; None where the
+            text does not fit at all.
         """
+
+        def fits(*sizes: int) -> bool:
+            return self.with_sizes(*sizes).needed_bytes(num_tokens) <= free_bytes
+
         span = self.block_span(num_tokens)
-        least = self.in_shortest_blocks().compression.exact_prefill_tokens
-        while self.with_exact_span(span).needed_bytes(num_tokens) > free_bytes:
+        least = self.in_smallest_sizes().compression.exact_prefill_tokens
+        while not fits(span, CHUNK_SIZE):
             if span // 2 < least:
                 return None
             span //= 2
-        return span
+        is_roomy = fits(span, self.chunk_size)
+        return ReadingSizes(span, self.chunk_size if is_roomy else CHUNK_SIZE)
 
     def terms(self, num_tokens: int) -> tuple[tuple[str, int], ...]:
         """Every part of `needed_bytes` at the moment of the peak, with its name, in order."""
@@ -227,7 +247,7 @@ class MemoryPlan:
             ends = [0, *block_ends(num_tokens, self.block_span(num_tokens), left)]
             block_tokens = ends[-1] - ends[-2]
             num_coded = max(0, ends[-2] - left)
-        num_chunks = -(-block_tokens // CHUNK_SIZE)
+        num_chunks = -(-block_tokens // self.chunk_size)
         return _Moment(num_coded, num_tokens - num_coded, -(-block_tokens // num_chunks))
 
     def _hardest_up_to(self, num_tokens: int) -> tuple[int, int]:
@@ -269,4 +289,5 @@ def plan_memory(
         context_bytes=CUDA_CONTEXT_BYTES if on_gpu else 0,
         size=StoredSize(shapes, compression, precision.value_bytes),
         chunk=chunk_shape(config, shapes, precision, on_gpu=on_gpu),
+        chunk_size=LARGE_CHUNK_SIZE if on_gpu else CHUNK_SIZE,
     )

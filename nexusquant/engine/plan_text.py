@@ -33,7 +33,7 @@ def refusal(plan: MemoryPlan, num_tokens: int, free_bytes: int) -> str | None:
     fitting = plan.tokens_that_fit(free_bytes)
     if num_tokens <= fitting:
         return None
-    plan = plan.in_shortest_blocks()
+    plan = plan.in_smallest_sizes()
     beside = plan.context_bytes + plan.weight_bytes
     needed, left = plan.needed_bytes(num_tokens) - beside, max(0, free_bytes - beside)
     return (

@@ -17,11 +17,23 @@ from nexusquant.engine.events import PrefillProgress
 CHUNK_SIZE = 512
 """Tokens of one forward pass: what can be lost to a stop, and what has to fit beside the cache."""
 
+LARGE_CHUNK_SIZE = 2048
+"""Of one on a GPU with room for it: what is packed, weights or pages, is unpacked less often."""
+
 
 def prefill_chunks(
-    model: PreTrainedModel, token_ids: torch.Tensor, cache: CompressedCache
+    model: PreTrainedModel,
+    token_ids: torch.Tensor,
+    cache: CompressedCache,
+    chunk_size: int = CHUNK_SIZE,
 ) -> Generator[PrefillProgress, None, torch.Tensor]:
     """Run the model over `token_ids` [1, T]; the span stays open.
+
+    Args:
+        model: The model.
+        token_ids: What it reads.
+        cache: Where it goes.
+        chunk_size: Tokens of one forward pass, at most.
 
     Yields:
         Progress after every chunk.
@@ -32,7 +44,7 @@ def prefill_chunks(
     started = time.perf_counter()
     num_total, num_done = token_ids.shape[1], 0
     logits = torch.empty(0)
-    for chunk in _even_chunks(token_ids.to(model.device)):
+    for chunk in _even_chunks(token_ids.to(model.device), chunk_size):
         logits = forward(model, chunk, cache)
         if logits.is_cuda:
             # progress is what is done, not what is queued; and a stop finds one chunk at most
@@ -55,7 +67,7 @@ def forward(
     return output.logits[:, -1]
 
 
-def _even_chunks(token_ids: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def _even_chunks(token_ids: torch.Tensor, chunk_size: int) -> tuple[torch.Tensor, ...]:
     # equal chunks: a last chunk of a single token would look like a decode step to the cache
-    num_chunks = -(-token_ids.shape[1] // CHUNK_SIZE)
+    num_chunks = -(-token_ids.shape[1] // chunk_size)
     return torch.tensor_split(token_ids, num_chunks, dim=1)

@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 
 from nexusquant.cache import CompressedCache, ModelProfile
 from nexusquant.config import CompressionConfig, RopeScaling
-from nexusquant.engine.block_size import exact_span
 from nexusquant.engine.blocks import Blocks
 from nexusquant.engine.events import PrefillProgress, RereadProgress
 from nexusquant.engine.prefill import prefill_chunks
+from nexusquant.engine.reading_sizes import reading_sizes
 from nexusquant.engine.rereading import reread_chunks
 
 
@@ -78,10 +78,12 @@ def read_chunks(
     # what a stopped reading left open is no part of this text, and its ids are not known here
     cache.finish_prefill()
     num_tokens = token_ids.shape[1]
-    blocks = Blocks(num_tokens, exact_span(model, cache, num_tokens), cache.config)
+    sizes = reading_sizes(model, cache, num_tokens)
+    blocks = Blocks(num_tokens, sizes.exact_span, cache.config)
     logits = torch.empty(0)
     for block in blocks.ranges:
-        chunks = prefill_chunks(model, token_ids[:, block.start : block.stop], cache)
+        ids = token_ids[:, block.start : block.stop]
+        chunks = prefill_chunks(model, ids, cache, sizes.chunk_size)
         logits = yield from blocks.counted(chunks, block)
         yield from blocks.counted(reread_chunks(model, token_ids[:, : block.stop], cache), block)
         cache.finish_prefill(num_to_come=num_tokens - block.stop)

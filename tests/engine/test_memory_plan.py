@@ -140,10 +140,10 @@ def test_the_tokens_that_fit_fit_and_more_do_not(preset, gigabytes, weights_8b):
     free = gigabytes * GIB
     fitting = plan.tokens_that_fit(free)
     assert fitting > 10_000
-    needed = plan.in_shortest_blocks().needed_bytes
+    needed = plan.in_smallest_sizes().needed_bytes
     shorter = [fitting * part // 500 for part in range(1, 501)]
     assert max(map(needed, shorter)) <= 1.001 * free
-    assert all(plan.exact_span_that_fits(length, free) for length in shorter[::50])
+    assert all(plan.sizes_that_fit(length, free) for length in shorter[::50])
     # what is exact at the end of a text comes and goes with its length
     longer = [fitting + step for step in range(1, 17_000, 100)]
     assert max(map(needed, longer)) > free
@@ -159,7 +159,7 @@ def test_the_tokens_that_fit_are_counted_in_the_shortest_blocks(weights_8b):
     for preset in ("safe", "balanced"):
         plan = plan_8b(preset, weights_8b)
         fitting = plan.tokens_that_fit(7 * GIB)
-        assert fitting == plan.in_shortest_blocks().tokens_that_fit(7 * GIB)
+        assert fitting == plan.in_smallest_sizes().tokens_that_fit(7 * GIB)
         assert plan.needed_bytes(fitting) > 7 * GIB
 
 
@@ -179,12 +179,24 @@ def test_a_text_that_takes_blocks_anyway_takes_none_above_a_bound(weights_8b):
 
 def test_the_longest_exact_span_that_leaves_room_is_found(weights_8b):
     plan, free = plan_8b("safe", weights_8b), 9 * GIB
-    assert plan.exact_span_that_fits(8_000, free) == 16_384
-    span = plan.exact_span_that_fits(40_960, 7 * GIB)
+    assert plan.sizes_that_fit(8_000, free) == (16_384, 2048)
+    span, chunk = plan.sizes_that_fit(40_960, 7 * GIB)
     assert 1024 <= span < 16_384
-    assert plan.with_exact_span(span).needed_bytes(40_960) <= 7 * GIB
-    assert plan.with_exact_span(2 * span).needed_bytes(40_960) > 7 * GIB
-    assert plan.exact_span_that_fits(4_000_000, free) is None
+    assert plan.with_sizes(span, chunk).needed_bytes(40_960) <= 7 * GIB
+    assert plan.with_sizes(2 * span, 512).needed_bytes(40_960) > 7 * GIB
+    assert plan.sizes_that_fit(4_000_000, free) is None
+
+
+def test_chunks_are_large_where_that_costs_no_exact_token(weights_8b):
+    plan = plan_8b("safe", weights_8b)
+    small, large = (plan.with_sizes(8192, size).needed_bytes(40_960) for size in (512, 2048))
+    assert large - small > 100 * 2**20
+    assert plan.sizes_that_fit(40_960, large) == (8192, 2048)
+    assert plan.sizes_that_fit(40_960, large - 1) == (8192, 512)
+    assert plan.sizes_that_fit(40_960, small) == (8192, 512)
+    assert plan.sizes_that_fit(40_960, small - 1).exact_span == 4096
+    on_cpu = plan_memory(LLAMA_8B, plan.compression, on_gpu=False, weights=weights_8b)
+    assert on_cpu.sizes_that_fit(40_960, 10**12).chunk_size == 512
 
 
 def test_the_cache_of_a_long_text_shrinks_by_what_the_preset_promises(weights_8b):
@@ -220,7 +232,7 @@ SEEN_ON_AN_H100 = [
 def test_the_plan_of_a_real_shape_is_near_what_a_gpu_took(
     preset, num_tokens, span, seen, weights_8b
 ):
-    plan = plan_8b(preset, weights_8b).with_exact_span(span)
+    plan = plan_8b(preset, weights_8b).with_sizes(span, 512)
     tensors = plan.weight_bytes + WORKSPACE_BYTES + plan.cache_peak_bytes(num_tokens)
     assert tensors == pytest.approx(seen, rel=0.03)
 
@@ -233,7 +245,7 @@ def test_kernels_read_pages_without_decoding_a_block_of_them(weights_8b):
     assert plan.answering_bytes(65_536) < without.answering_bytes(65_536) + tables - 60 * 2**20
     assert plan.reading_bytes(65_536) < without.reading_bytes(65_536)
     # a prompt of one block meets no page before it is answered about
-    first = plan.with_exact_span(1024)
+    first = plan.with_sizes(1024, 512)
     held = first.size.while_reading(*first._fullest(500)).total
     assert first.reading_bytes(500) == held + first.chunk.forward_bytes(0, 500, 500)
 
@@ -264,9 +276,10 @@ def test_room_is_left_for_what_the_allocator_keeps_on_a_gpu(weights_8b):
         assert plan.needed_bytes(65_536) == tensors + plan.idle_bytes(65_536)
     # where blocks of 2048 tokens died, shorter ones are read; under 8 GiB long ones still are
     plan, outside = plan_8b("balanced", weights_8b), DRIVER_BYTES
-    assert plan.exact_span_that_fits(65_536, 6_887_598_080 + outside) == 1024
-    assert plan.exact_span_that_fits(65_536, 8 * GIB + outside) == 8192
-    assert plan_8b("high", weights_8b).exact_span_that_fits(40_960, 8 * GIB + outside) == 8192
+    assert plan.sizes_that_fit(65_536, 6_887_598_080 + outside).exact_span == 1024
+    assert plan.sizes_that_fit(65_536, 8 * GIB + outside).exact_span == 8192
+    high = plan_8b("high", weights_8b)
+    assert high.sizes_that_fit(40_960, 8 * GIB + outside).exact_span == 8192
 
 
 def test_a_page_more_than_fits_is_refused_with_the_numbers(weights_8b):
@@ -277,8 +290,8 @@ def test_a_page_more_than_fits_is_refused_with_the_numbers(weights_8b):
     assert f"{fitting + PAGE_SIZE:,} tokens do not fit" in text
     left = free - plan.weight_bytes - plan.context_bytes
     assert f"{left / 1e9:.2f} GB can be had, which is enough for {fitting:,}" in text
-    shortest = plan.in_shortest_blocks()
-    needed = shortest.needed_bytes(fitting + PAGE_SIZE) - plan.weight_bytes - plan.context_bytes
+    smallest = plan.in_smallest_sizes()
+    needed = smallest.needed_bytes(fitting + PAGE_SIZE) - plan.weight_bytes - plan.context_bytes
     assert f"they take {needed / 1e9:.2f} GB while they are read" in text
 
 

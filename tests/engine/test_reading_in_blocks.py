@@ -16,13 +16,12 @@ from nexusquant.engine import (
     LoadedModel,
     PrefillProgress,
     RereadProgress,
-    block_size,
     plan_memory,
     read_chunks,
 )
-from nexusquant.engine.block_size import exact_span
 from nexusquant.engine.blocks import block_ends
 from nexusquant.engine.memory_plan import LEAST_EXACT_SPAN
+from nexusquant.engine.reading_sizes import reading_sizes
 from nexusquant.errors import OutOfMemoryError
 
 EVICTION = EvictionConfig(
@@ -150,7 +149,7 @@ def on_gpu(tiny: LoadedModel) -> SimpleNamespace:
 
 def test_on_a_cpu_the_config_says_what_stays_exact(tiny: LoadedModel) -> None:
     cache = CompressedCache(tiny.model, CONFIG)
-    assert exact_span(tiny.model, cache, 10**6) == 400
+    assert reading_sizes(tiny.model, cache, 10**6) == (400, 512)
 
 
 def test_on_a_gpu_the_block_is_what_fits(tiny: LoadedModel, on_gpu, monkeypatch) -> None:
@@ -159,13 +158,15 @@ def test_on_a_gpu_the_block_is_what_fits(tiny: LoadedModel, on_gpu, monkeypatch)
     num_new = 100_000
 
     def span_with(free: int) -> int:
-        monkeypatch.setattr(block_size, "bytes_for_tensors", lambda device: free)
-        return exact_span(on_gpu, cache, num_new)
+        monkeypatch.setattr(
+            "nexusquant.engine.reading_sizes.bytes_for_tensors", lambda device: free
+        )
+        return reading_sizes(on_gpu, cache, num_new).exact_span
 
     assert span_with(10**12) == 16_384
 
     def taken_with(span: int) -> int:
-        own = plan.with_exact_span(span)
+        own = plan.with_sizes(span, 512)
         return own.cache_peak_bytes(num_new) + own.idle_bytes(num_new)
 
     least, most = taken_with(LEAST_EXACT_SPAN), taken_with(16_384)

@@ -1,6 +1,6 @@
-"""How much of a text may be exact at once on the device that reads it now.
+"""How much of a text may be exact at once, and in one forward, on the device that reads it now.
 
-Knows the memory plan and what is free. Must not know how blocks are read.
+Knows the memory plan and what is free. Must not know how a text is read.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from transformers import PreTrainedModel
 
 from nexusquant.cache import CompressedCache
 from nexusquant.engine.memory import bytes_for_tensors
-from nexusquant.engine.memory_plan import LEAST_EXACT_SPAN, plan_memory
+from nexusquant.engine.memory_plan import LEAST_EXACT_SPAN, ReadingSizes, plan_memory
 from nexusquant.engine.plan_text import refusal
+from nexusquant.engine.prefill import CHUNK_SIZE
 from nexusquant.engine.weights import Precision, WeightCount
 from nexusquant.errors import OutOfMemoryError
 
 _LOADED_ALREADY = WeightCount(0, 0, 0)
 
 
-def exact_span(model: PreTrainedModel, cache: CompressedCache, num_new: int) -> int:
-    """Tokens that may be exact at once while `num_new` tokens are read into a cache.
+def reading_sizes(model: PreTrainedModel, cache: CompressedCache, num_new: int) -> ReadingSizes:
+    """Tokens that may be exact at once, and in one forward, while `num_new` are read into a cache.
 
     On a CPU that is what the config says; on a GPU what fits beside what is there already.
 
@@ -29,26 +30,30 @@ def exact_span(model: PreTrainedModel, cache: CompressedCache, num_new: int) -> 
         num_new: Tokens of the text.
 
     Raises:
-        OutOfMemoryError: They do not even fit in the shortest blocks; nothing was read.
+        OutOfMemoryError: They do not even fit in the smallest sizes; nothing was read.
     """
     devices = {parameter.device for parameter in model.parameters()}
     gpus = [device for device in devices if device.type == "cuda"]
-    if cache.config.is_off or not gpus or num_new <= LEAST_EXACT_SPAN:
-        return cache.config.exact_prefill_tokens
+    unplanned = ReadingSizes(cache.config.exact_prefill_tokens, CHUNK_SIZE)
+    if not gpus or num_new <= LEAST_EXACT_SPAN:
+        return unplanned
     plan = plan_memory(model.config, cache.config, _precision_of(model), weights=_LOADED_ALREADY)
     held = cache.usage().stored_bytes if cache.num_seen_tokens else 0
     # layers are shared out evenly: the fullest card decides
     free = min(map(bytes_for_tensors, gpus)) * len(gpus)
     room = plan.context_bytes + held + free
     num_tokens = cache.num_seen_tokens + num_new
-    span = plan.exact_span_that_fits(num_tokens, room)
-    if span is None:
+    sizes = plan.sizes_that_fit(num_tokens, room)
+    if sizes is None and cache.config.is_off:
+        # the plan is cautious, and there is no other way to read it
+        return unplanned
+    if sizes is None:
         # it would end in the same way, after minutes of reading
         told = refusal(plan, num_tokens, room) or f"{num_tokens:,} tokens do not fit."
         raise OutOfMemoryError(
             f"{told} A preset that keeps less or a smaller model leaves room for more."
         )
-    return span
+    return sizes
 
 
 def _precision_of(model: PreTrainedModel) -> Precision:
