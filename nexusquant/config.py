@@ -139,7 +139,7 @@ class CompressionConfig:
     eviction: EvictionConfig | None = None
     num_sink_tokens: int = 16
     recent_window: int = 16
-    exact_prefill_tokens: int = 16_384
+    exact_prefill_tokens: int = 32_768
 
     def __post_init__(self) -> None:
         if self.eviction is not None and self.quant is None:

@@ -5,6 +5,7 @@ from nexusquant.cache.cache import CacheMark, CompressedCache
 from nexusquant.cache.codec import CODED_AT_ONCE
 from nexusquant.cache.hf_compat import checkpointed, forward_options, head_dims, watched_keys
 from nexusquant.cache.hf_devices import layer_devices, named_weights
+from nexusquant.cache.hf_one_token import one_token_forwards
 from nexusquant.cache.kernel_sizes import REBUILT_BYTES, have_kernels, kernel_table_bytes
 from nexusquant.cache.layer_choice import supported_layers
 from nexusquant.cache.profile import ModelProfile
@@ -54,6 +55,7 @@ __all__ = [
     "load_cache",
     "load_profile",
     "named_weights",
+    "one_token_forwards",
     "save_profile",
     "scalings_for",
     "steps_problem",

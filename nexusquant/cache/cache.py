@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 
 from nexusquant.cache import hf_compat, hf_rope, storage
 from nexusquant.cache.attention import ATTENTION_NAME, CacheHandle, nexusquant_attention
-from nexusquant.cache.codec import NO_TOOLS, CodingTools, check_coded, tools_for
+from nexusquant.cache.codec import check_coded
+from nexusquant.cache.coding import coding_tools
 from nexusquant.cache.evictor import Evictor
 from nexusquant.cache.hf_devices import layer_devices
 from nexusquant.cache.layer import CompressedLayer
@@ -130,8 +131,7 @@ class CompressedCache(hf_compat.Cache):
         self._rope.check()
         model = self._model()
         if self._rotary is not None and model is not None:
-            frequencies, _ = hf_rope.rope_frequencies(model)
-            self._rotary.observe(self.num_seen_tokens, frequencies)
+            self._rotary.observe(self.num_seen_tokens, hf_rope.rope_frequencies(model)[0])
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
         """What transformers must know to build a mask: keys and the first one's position.
@@ -195,14 +195,13 @@ class CompressedCache(hf_compat.Cache):
         Raises:
             ValueError: Keys or values that cannot be coded; the cache must not be used any more.
         """
-        if self._compressed_layers()[0].span_start is None and not self._evictor.has_scores:
+        layers = self._compressed_layers()
+        if layers[0].span_start is None and not self._evictor.has_scores:
             return
-        kept = self._evictor.decide(self.waiting_tokens(), num_to_come)
-        tools = self._coding_tools()
+        kept, tools = self._evictor.decide(self.waiting_tokens(), num_to_come), coding_tools(layers)
         for layer in self.layers:
             if isinstance(layer, CompressedLayer):
-                own = tools.get(layer, NO_TOOLS)
-                layer.commit(kept.get(layer), closes=num_to_come == 0, tools=own)
+                layer.commit(kept.get(layer), closes=num_to_come == 0, tools=tools[layer])
             else:
                 trim_sliding(layer)
         check_coded(tools.values())
@@ -234,8 +233,7 @@ class CompressedCache(hf_compat.Cache):
             else:
                 rewind_sliding(layer, state)
         self._evictor.reset(mark.num_decided)
-        for later in [other for other in self._marks if other.num_seen > mark.num_seen]:
-            self._marks.discard(later)
+        self._marks -= {other for other in self._marks if other.num_seen > mark.num_seen}
 
     def reset(self) -> None:
         """Forget every token, every mark and what was pinned."""
@@ -297,11 +295,6 @@ class CompressedCache(hf_compat.Cache):
         if self._rotary is not None and model is not None:
             with self._rope.in_force():
                 self._rotary.recognise(hf_rope.rope_frequencies(model)[0])
-
-    def _coding_tools(self) -> dict[CompressedLayer, CodingTools]:
-        """Of the layers that are about to code tokens."""
-        layers = [layer for layer in self._compressed_layers() if layer.num_to_code]
-        return dict(zip(layers, tools_for([layer.codec for layer in layers]), strict=True))
 
     def _compressed_layers(self) -> list[CompressedLayer]:
         return [layer for layer in self.layers if isinstance(layer, CompressedLayer)]

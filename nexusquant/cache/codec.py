@@ -218,7 +218,7 @@ def check_coded(tools: Iterable[CodingTools]) -> None:
     Raises:
         ValueError: Some vectors could not be.
     """
-    notes = {id(one.is_bad): one.is_bad for one in tools}.values()
+    notes = {id(one.is_bad): one.is_bad for one in tools if one.is_bad is not None}.values()
     if any(note.item() for note in notes):
         raise ValueError("keys or values hold NaN or infinite numbers, which cannot be coded.")
 

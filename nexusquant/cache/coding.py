@@ -6,13 +6,17 @@ Knows pages, coders and which tokens are kept. Must not know when tokens move, o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
-from nexusquant.cache.codec import CodingTools, LayerCodec
+from nexusquant.cache.codec import NO_TOOLS, CodingTools, LayerCodec, tools_for
 from nexusquant.cache.kept import KeptTokens, indices_of
 from nexusquant.cache.pages import PackedPages
 from nexusquant.kernels import PackedView
+
+if TYPE_CHECKING:
+    from nexusquant.cache.layer import CompressedLayer
 
 
 def code_tokens(
@@ -44,6 +48,26 @@ def code_tokens(
         positions = positions[index]
     with pages.slots_for(keys.shape[1], kept) as slots:
         codec.encode_into(pages.pools, slots, keys, values, positions, tools)
+
+
+def coding_tools(layers: Sequence[CompressedLayer]) -> dict[CompressedLayer, CodingTools]:
+    """What coding takes, for the layers that are about to code tokens; no tools for the others."""
+    ready = [
+        layer
+        for layer in layers
+        if layer.codec is not None
+        and layer.codec.keys is not None
+        and layer.num_recent > layer.config.recent_window
+    ]
+    found = tools_for([layer.codec for layer in ready])
+    return dict.fromkeys(layers, NO_TOOLS) | dict(zip(ready, found, strict=True))
+
+
+def join(
+    before: tuple[torch.Tensor, torch.Tensor], after: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, ...]:
+    """Keys and values of some tokens, and those of the next; of two types, the wider one."""
+    return tuple(torch.cat(pair, dim=1) for pair in zip(before, after, strict=True))
 
 
 def view_of(

@@ -11,9 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch.backends.cuda import SDPAParams, can_use_flash_attention
-from torch.nn.attention.bias import causal_lower_right
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer
 from transformers.cache_utils import DynamicSlidingWindowLayer as SlidingLayer
@@ -22,6 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nexusquant.errors import UnsupportedModelError
+from nexusquant.kernels import attend_exactly
 
 __all__ = [
     "Cache",
@@ -256,9 +254,9 @@ def causal_sdpa(
     value: torch.Tensor,
     scaling: float,
 ) -> torch.Tensor:
-    """Transformers' SDPA with the mask it would build for `DynamicCache`, or flash attention.
+    """Transformers' SDPA with the mask it would build for `DynamicCache`, or a kernel without one.
 
-    Flash attention needs no mask, nor keys and values once for every head of queries.
+    Without a mask, heads of queries that share keys and values get no copies of them.
 
     Args:
         module: The attention module that calls; its queries are those of the newest tokens.
@@ -273,10 +271,9 @@ def causal_sdpa(
     q_len, kv_len = query.shape[2], key.shape[2]
     if not 1 < q_len < kv_len:
         return sdpa_attention_forward(module, query, key, value, None, scaling=scaling)[0]
-    if can_use_flash_attention(SDPAParams(query, key, value, None, 0.0, False, True)):
-        bias = causal_lower_right(q_len, kv_len)
-        options = {"attn_mask": bias, "scale": scaling, "enable_gqa": True}
-        return scaled_dot_product_attention(query, key, value, **options).transpose(1, 2)
+    output = attend_exactly(query, key, value, scaling)
+    if output is not None:
+        return output.transpose(1, 2)
     index = torch.arange(kv_len, device=query.device)
     mask = (index <= index[kv_len - q_len :, None])[None, None]
     return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling)[0]

@@ -17,7 +17,7 @@ import torch
 
 from nexusquant.cache.attention import CacheHandle
 from nexusquant.cache.codec import FIT_QUERIES, NO_TOOLS, CodingTools, LayerCodec
-from nexusquant.cache.coding import code_tokens, positions_of, view_of
+from nexusquant.cache.coding import code_tokens, join, positions_of, view_of
 from nexusquant.cache.hf_compat import CacheLayerMixin, causal_sdpa
 from nexusquant.cache.kept import KeptTokens
 from nexusquant.cache.layer_mark import LayerMark
@@ -111,7 +111,7 @@ class CompressedLayer(CacheLayerMixin):
                 self.recent = tuple(held.to(key_states.dtype) for held in wide)
         if self.span_start is None and self.codec is not None:
             new = self.codec.narrow(*new, first=self.num_seen)
-        self.recent = _join(self.recent, new)
+        self.recent = join(self.recent, new)
         self.num_seen += key_states.shape[2]
         return handle, handle
 
@@ -152,7 +152,7 @@ class CompressedLayer(CacheLayerMixin):
 
     def _all_exact(self) -> tuple[torch.Tensor, ...]:
         sinks = self.sinks if self.codec is None else self.codec.widen(*self.sinks, first=0)
-        return _join(sinks, self._wide_recent())
+        return join(sinks, self._wide_recent())
 
     def _packed_view(self) -> PackedView:
         first, device = self.sinks[0].shape[1], self.pages.page_table.device
@@ -185,7 +185,7 @@ class CompressedLayer(CacheLayerMixin):
         missing = self.config.num_sink_tokens - held[0].shape[1]
         if missing <= 0 or self.first_recent > held[0].shape[1]:
             return held
-        return _join(held, tuple(exact[:, :missing] for exact in self._wide_recent()))
+        return join(held, tuple(exact[:, :missing] for exact in self._wide_recent()))
 
     def vectors(self, tokens: range) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of tokens past the sinks, none of which was evicted. [H_kv, T, D]."""
@@ -199,14 +199,7 @@ class CompressedLayer(CacheLayerMixin):
         starts = [length - (first - tokens.start) for length in self.pages.lengths]
         packed = self.pages.read(starts, num_coded)
         positions = torch.arange(tokens.start, border, device=keys.device)
-        return _join(self.codec.decode(*packed, positions, keys.dtype), (keys, values))
-
-    @property
-    def num_to_code(self) -> int:
-        """Exact tokens that `commit` moves, if it keeps all; 0 where coders are not known."""
-        if self.codec is None or self.codec.keys is None:
-            return 0
-        return max(0, self.num_recent - self.config.recent_window)
+        return join(self.codec.decode(*packed, positions, keys.dtype), (keys, values))
 
     def commit(
         self,
@@ -259,7 +252,7 @@ class CompressedLayer(CacheLayerMixin):
         num_sinks = min(max(token - first, 0), max(0, self.config.num_sink_tokens - first))
         if num_sinks:
             leaving = (held[:, :num_sinks] for held in self._wide_recent())
-            self.sinks = _join(self.sinks, self.codec.narrow(*leaving, first=first))
+            self.sinks = join(self.sinks, self.codec.narrow(*leaving, first=first))
         num_decided = 0 if kept is None else kept.shape[1]
         num_others = token - first - num_sinks - num_decided
         self._code(first + num_sinks, num_others, None, tools)
@@ -303,10 +296,3 @@ class CompressedLayer(CacheLayerMixin):
         elif self.pages is not None:
             self.pages.truncate(mark.page_lengths)
         self._close_span()
-
-
-def _join(
-    before: tuple[torch.Tensor, torch.Tensor], after: tuple[torch.Tensor, torch.Tensor]
-) -> tuple[torch.Tensor, ...]:
-    """Keys and values of some tokens, and those of the next; of two types, the wider one."""
-    return tuple(torch.cat(pair, dim=1) for pair in zip(before, after, strict=True))

@@ -95,10 +95,10 @@ class ChunkShape:
         """The scores of all pairs while the best of them are found."""
         return _BYTES_PER_SCORE * self._pairs(num_tokens)
 
-    def coding_bytes(self, num_exact: int) -> int:
-        """One layer's exact vectors on their way into pages: those that stay are copied out."""
+    def coding_bytes(self, num_exact: int, *, is_thinned: bool) -> int:
+        """One layer's exact vectors on their way into pages; beside those that go, copies."""
         largest = num_exact * max(shape.num_kv_heads * shape.head_dim for shape in self.shapes)
-        copies = 2 * largest * self.value_bytes
+        copies = 2 * largest * self.value_bytes * is_thinned
         if self.has_kernels:
             heads = max(shape.num_kv_heads for shape in self.shapes)
             return copies + num_exact * heads * _BYTES_PER_POSITION

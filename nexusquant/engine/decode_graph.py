@@ -4,19 +4,25 @@ Knows a model, a cache's buffers and a sampler. Must not know text, or when an a
 
 A model of billions of weights is started kernel by kernel by the host, which takes longer than the
 kernels do. A graph is started at once. It repeats the same kernels on the same addresses: so the
-newest token, its position and the cache's counters live on the device.
+newest token, its position and the cache's counters live on the device. What is left between two
+kernels is made less by having fewer of them: see `one_token_forwards`.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from transformers import PreTrainedModel
 
-from nexusquant.cache import CacheSteps, CompressedCache, forward_options
+from nexusquant.cache import (
+    CacheSteps,
+    CompressedCache,
+    forward_options,
+    one_token_forwards,
+)
 from nexusquant.engine.sampling import Sampler
 
 WARM_STEPS = 2
@@ -49,6 +55,8 @@ class DecodeGraph:
         self._options = forward_options(model)
         self.token = token.clone()
         self._num_left = most_steps
+        on_gpu = token.is_cuda
+        self._fewer_kernels = one_token_forwards(model).in_force if on_gpu else nullcontext
         self._open()
 
     def turn_page(self) -> None:
@@ -102,7 +110,7 @@ class DecodeGraph:
     @torch.no_grad()
     def _step(self) -> None:
         """Everything that is recorded."""
-        with self._cache.scaled_positions():
+        with self._fewer_kernels(), self._cache.scaled_positions():
             output = self._model(
                 input_ids=self.token,
                 position_ids=self._steps.position,

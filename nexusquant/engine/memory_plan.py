@@ -22,7 +22,7 @@ from nexusquant.config import PAGE_SIZE, CompressionConfig
 from nexusquant.engine.activations import ChunkShape, chunk_shape
 from nexusquant.engine.blocks import block_ends
 from nexusquant.engine.memory import CUDA_CONTEXT_BYTES
-from nexusquant.engine.prefill import CHUNK_SIZE, LARGE_CHUNK_SIZE
+from nexusquant.engine.prefill import CHUNK_SIZE, LARGE_CHUNK_SIZE, ReadingSizes
 from nexusquant.engine.weights import Precision, WeightCount, count_weights
 
 LEAST_EXACT_SPAN = 1024
@@ -39,18 +39,6 @@ _IDLE_OF_PASSING, _IDLE_OF_STORED = 1 / 2, 1 / 32
 
 _TYPICAL_TOKENS = 16_384
 _LONGEST = 2**24
-
-
-class ReadingSizes(NamedTuple):
-    """How a text is read.
-
-    Args:
-        exact_span: Tokens that may be exact at once.
-        chunk_size: Tokens of one forward pass.
-    """
-
-    exact_span: int
-    chunk_size: int
 
 
 class _Moment(NamedTuple):
@@ -110,7 +98,15 @@ class MemoryPlan:
         """Most bytes of cache, activations and logits while the text is read."""
         if num_tokens == 0:
             return 0
-        moment = self._fullest(num_tokens)
+        end = self._end(num_tokens)
+        before = end.num_exact - end.num_new
+        if before < self.chunk_size:
+            return self._reading_bytes_at(end)
+        # a shorter rest may take less than the full chunk before it did
+        full = _Moment(end.num_coded, before, self.chunk_size)
+        return max(map(self._reading_bytes_at, (end, full)))
+
+    def _reading_bytes_at(self, moment: _Moment) -> int:
         tables = self._table_bytes if moment.num_coded else 0
         held = self.size.while_reading(*moment).total + tables
         return held + self.chunk.forward_bytes(*moment)
@@ -119,7 +115,7 @@ class MemoryPlan:
         """Most bytes while what stays is chosen and coded; the cache is still as it was read."""
         if self.compression.is_off or num_tokens == 0:
             return 0
-        end = self._fullest(num_tokens)
+        end = self._end(num_tokens)
         parts, block = self.size.while_reading(*end), end.num_exact
         held = parts.total + (self._table_bytes if end.num_coded else 0)
         choosing = self.chunk.choosing_bytes(block) if self.compression.eviction else 0
@@ -127,7 +123,8 @@ class MemoryPlan:
             choosing = max(choosing, self.chunk.rereading_bytes(block))
         # of one layer's keys or values, pages as they were beside those with room for more
         growing = parts.codes // (2 * max(1, len(self.size.key_coders)))
-        return held + max(choosing, growing + self.chunk.coding_bytes(block))
+        coding = self.chunk.coding_bytes(block, is_thinned=self.compression.eviction is not None)
+        return held + max(choosing, growing + coding)
 
     def answering_bytes(self, num_tokens: int) -> int:
         """Most bytes of cache and activations while one token after another is answered."""
@@ -239,7 +236,7 @@ class MemoryPlan:
     def _table_bytes(self) -> int:
         return kernel_table_bytes(self.size) if self.chunk.has_kernels else 0
 
-    def _fullest(self, num_tokens: int) -> _Moment:
+    def _end(self, num_tokens: int) -> _Moment:
         """The last chunk of the last block: it is exact, and all before it is coded."""
         block_tokens, num_coded = num_tokens, 0
         if not self.compression.is_off:
@@ -247,8 +244,8 @@ class MemoryPlan:
             ends = [0, *block_ends(num_tokens, self.block_span(num_tokens), left)]
             block_tokens = ends[-1] - ends[-2]
             num_coded = max(0, ends[-2] - left)
-        num_chunks = -(-block_tokens // self.chunk_size)
-        return _Moment(num_coded, num_tokens - num_coded, -(-block_tokens // num_chunks))
+        rest = block_tokens % self.chunk_size or self.chunk_size
+        return _Moment(num_coded, num_tokens - num_coded, min(rest, block_tokens))
 
     def _hardest_up_to(self, num_tokens: int) -> tuple[int, int]:
         """This length and a shorter one, of as many full blocks as there can be."""

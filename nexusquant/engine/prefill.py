@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -19,6 +20,18 @@ CHUNK_SIZE = 512
 
 LARGE_CHUNK_SIZE = 2048
 """Of one on a GPU with room for it: what is packed, weights or pages, is unpacked less often."""
+
+
+class ReadingSizes(NamedTuple):
+    """How a text is read.
+
+    Args:
+        exact_span: Tokens that may be exact at once.
+        chunk_size: Tokens of one forward pass.
+    """
+
+    exact_span: int
+    chunk_size: int
 
 
 def prefill_chunks(
@@ -44,7 +57,7 @@ def prefill_chunks(
     started = time.perf_counter()
     num_total, num_done = token_ids.shape[1], 0
     logits = torch.empty(0)
-    for chunk in _even_chunks(token_ids.to(model.device), chunk_size):
+    for chunk in _chunks(token_ids.to(model.device), chunk_size):
         logits = forward(model, chunk, cache)
         if logits.is_cuda:
             # progress is what is done, not what is queued; and a stop finds one chunk at most
@@ -67,7 +80,11 @@ def forward(
     return output.logits[:, -1]
 
 
-def _even_chunks(token_ids: torch.Tensor, chunk_size: int) -> tuple[torch.Tensor, ...]:
-    # equal chunks: a last chunk of a single token would look like a decode step to the cache
-    num_chunks = -(-token_ids.shape[1] // chunk_size)
-    return torch.tensor_split(token_ids, num_chunks, dim=1)
+def _chunks(token_ids: torch.Tensor, chunk_size: int) -> tuple[torch.Tensor, ...]:
+    """Full chunks, whose shapes come again in the next text, then the rest."""
+    num_full, rest = divmod(token_ids.shape[1], chunk_size)
+    sizes = [chunk_size] * num_full + [rest] * (rest > 0)
+    if rest == 1 and num_full:
+        # a last chunk of a single token would look like a decode step to the cache
+        sizes[-2:] = [chunk_size - 1, 2]
+    return token_ids.split(sizes, dim=1)

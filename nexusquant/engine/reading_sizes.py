@@ -10,9 +10,9 @@ from transformers import PreTrainedModel
 
 from nexusquant.cache import CompressedCache
 from nexusquant.engine.memory import bytes_for_tensors
-from nexusquant.engine.memory_plan import LEAST_EXACT_SPAN, ReadingSizes, plan_memory
+from nexusquant.engine.memory_plan import LEAST_EXACT_SPAN, plan_memory
 from nexusquant.engine.plan_text import refusal
-from nexusquant.engine.prefill import CHUNK_SIZE
+from nexusquant.engine.prefill import CHUNK_SIZE, ReadingSizes
 from nexusquant.engine.weights import Precision, WeightCount
 from nexusquant.errors import OutOfMemoryError
 

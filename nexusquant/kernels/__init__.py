@@ -7,13 +7,20 @@ from nexusquant.kernels.backend import triton_problem
 from nexusquant.kernels.decode_attention import PackedView, decode_problem, packed_attention
 from nexusquant.kernels.encode import encode, encode_into
 from nexusquant.kernels.hold import hold_token
+from nexusquant.kernels.one_token import gated_one, linear_one, norm_one, rotate_one
+from nexusquant.kernels.prefill_attention.exact import attend_exactly
 
 __all__ = [
     "PackedView",
+    "attend_exactly",
     "decode_problem",
     "encode",
     "encode_into",
+    "gated_one",
     "hold_token",
+    "linear_one",
+    "norm_one",
     "packed_attention",
+    "rotate_one",
     "triton_problem",
 ]

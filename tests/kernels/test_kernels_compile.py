@@ -7,6 +7,12 @@ from compiling import compile_for, each_capability
 from nexusquant.kernels.encode.triton_kernel import encode_kernel
 from nexusquant.kernels.encode.triton_launch import constants_of, tiling_for
 from nexusquant.kernels.hold.triton_kernel import hold_kernel
+from nexusquant.kernels.one_token.triton_kernel import (
+    gated_kernel,
+    linear_kernel,
+    norm_kernel,
+    rotate_kernel,
+)
 from nexusquant.kernels.triton_probe import double_kernel
 from nexusquant.lattice import E8Quantizer, Pairing
 
@@ -66,4 +72,23 @@ def test_hold_compiles_for_every_card(capability):
     signature |= {"keys": "*fp16", "values": "*bf16", "means": "*fp32", "wide_keys": "*fp32"}
     constants = {"DIM": 128, "VALUE_DIM": 128, "BLOCK": 128}
     resources = compile_for(hold_kernel, capability, signature, constants, num_warps=1)
+    assert resources.spilled_bytes == 0
+
+
+ONE_TOKEN = {
+    norm_kernel: {"DIM": 4096, "BLOCK": 4096},
+    rotate_kernel: {"DIM": 128, "TURNED": 128, "BLOCK": 128},
+    linear_kernel: {"WIDTH": 4096, "ROWS": 4, "CHUNK": 1024, "HAS_BIAS": True},
+    gated_kernel: {"WIDTH": 4096, "ROWS": 4, "CHUNK": 1024},
+}
+
+
+@each_capability
+@pytest.mark.parametrize("kernel", ONE_TOKEN, ids=lambda kernel: kernel.__name__)
+def test_one_tokens_way_compiles_for_every_card(capability, kernel):
+    numbers = {"num_rows", "num_query_heads", "query_head", "key_head"}
+    signature = {name: "i32" if name in numbers else "*bf16" for name in kernel.arg_names}
+    signature |= {"eps": "fp32"} if "eps" in signature else {}
+    num_warps = 8 if kernel is norm_kernel else 4
+    resources = compile_for(kernel, capability, signature, ONE_TOKEN[kernel], num_warps)
     assert resources.spilled_bytes == 0

@@ -1,0 +1,233 @@
+"""The part of `hf_compat` that has a model take one token by fewer kernels.
+
+Transformers writes norms, rotations and gates as many small steps, each of which is a kernel of its
+own; for one token, starting them takes longer than the work. What stands in for them here is
+compared first with the model's own, kind by kind, and left out where it gives something else.
+Nothing is replaced but inside `in_force`. Tested with transformers 5.17 and 5.23.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from nexusquant.kernels import gated_one, linear_one, norm_one, rotate_one
+
+_ROTATION = "apply_rotary_pos_emb"
+_LARGEST_DIFFERENCE = 2**-7
+"""Of two results, as a share of them: they may be rounded in other places."""
+_HALF_TYPES = (torch.float16, torch.bfloat16)
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+
+
+class OneTokenForwards:
+    """What stands in for a model's modules and functions while it takes one token.
+
+    Args:
+        model: The model, with its weights where they stay.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._forwards: list[tuple[nn.Module, Forward]] = []
+        self._rotations: list[tuple[ModuleType, Callable, Callable]] = []
+        known: dict[object, bool] = {}
+        for module in model.modules():
+            made = _made_for(module)
+            if made is None:
+                continue
+            kind = (type(module), *(weight.dtype for weight in module.parameters()))
+            if kind not in known:
+                known[kind] = _agrees(module, made)
+            if known[kind]:
+                self._forwards.append((module, made))
+        for home in _homes_of_rotations(model):
+            own = getattr(home, _ROTATION)
+            rotate = _rotation_like(own)
+            if _rotates_alike(own, rotate, model):
+                self._rotations.append((home, own, rotate))
+
+    @property
+    def num_replaced(self) -> int:
+        """Modules and functions that something else stands in for."""
+        return len(self._forwards) + len(self._rotations)
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Replace them. More tokens than one still go the model's own way."""
+        for module, forward in self._forwards:
+            module.forward = forward
+        for home, _, rotate in self._rotations:
+            setattr(home, _ROTATION, rotate)
+        try:
+            yield
+        finally:
+            for module, _ in self._forwards:
+                del module.forward
+            for home, own, _ in self._rotations:
+                setattr(home, _ROTATION, own)
+
+
+_KNOWN: weakref.WeakKeyDictionary[PreTrainedModel, OneTokenForwards] = weakref.WeakKeyDictionary()
+
+
+def one_token_forwards(model: PreTrainedModel) -> OneTokenForwards:
+    """Those of a model, found once."""
+    if model not in _KNOWN:
+        with torch.no_grad():
+            _KNOWN[model] = OneTokenForwards(model)
+    return _KNOWN[model]
+
+
+def _made_for(module: nn.Module) -> Forward | None:
+    """A forward that does what a module of its kind is likely to do, or None."""
+    if "forward" in vars(module):
+        # a hook that moves weights stands there
+        return None
+    if _is_plain_linear(module):
+        return _linear_like(module)
+    if type(module).__name__.endswith("RMSNorm") and _eps_of(module) is not None:
+        return _norm_like(module)
+    if _is_gated(module):
+        return _gated_like(module)
+    return None
+
+
+def _is_plain_linear(module: object) -> bool:
+    # narrower weights have a class of their own, and kernels of their own
+    if type(module) is not nn.Linear or "forward" in vars(module):
+        return False
+    weight = module.weight
+    return weight.dtype in _HALF_TYPES and weight.is_contiguous() and not weight.is_meta
+
+
+def _is_gated(module: nn.Module) -> bool:
+    parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj")]
+    return (
+        all(_is_plain_linear(part) and part.bias is None for part in parts)
+        and hasattr(module, "down_proj")
+        and type(getattr(module, "act_fn", None)).__name__ in ("SiLU", "SiLUActivation")
+    )
+
+
+def _eps_of(module: nn.Module) -> float | None:
+    """What a norm adds to the mean square; None if it is not of the kind that is known."""
+    weights = dict(module.named_parameters())
+    if list(weights) != ["weight"] or weights["weight"].dim() != 1:
+        return None
+    return getattr(module, "variance_epsilon", None) or getattr(module, "eps", None)
+
+
+def _linear_like(module: nn.Linear) -> Forward:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        if _is_one(x, module.weight):
+            return linear_one(x, module.weight, module.bias)
+        return type(module).forward(module, x)
+
+    return forward
+
+
+def _norm_like(module: nn.Module) -> Forward:
+    eps = _eps_of(module)
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        weight = module.weight
+        if x.dtype == weight.dtype and x.is_contiguous() and x.shape[-1] == weight.shape[0]:
+            return norm_one(x, weight, eps)
+        return type(module).forward(module, x)
+
+    return forward
+
+
+def _gated_like(module: nn.Module) -> Forward:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        if _is_one(x, module.gate_proj.weight):
+            return module.down_proj(gated_one(x, module.gate_proj.weight, module.up_proj.weight))
+        return type(module).forward(module, x)
+
+    return forward
+
+
+def _is_one(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    return x.numel() == weight.shape[1] and x.dtype == weight.dtype and x.is_contiguous()
+
+
+def _agrees(module: nn.Module, forward: Forward) -> bool:
+    weight = next(module.parameters())
+    width = weight.shape[-1] if weight.dim() == 1 else _width_of(module)
+    x = _sample(1, 1, width, like=weight)
+    return _are_near(module(x), forward(x))
+
+
+def _width_of(module: nn.Module) -> int:
+    return module.gate_proj.in_features if _is_gated(module) else module.in_features
+
+
+def _homes_of_rotations(model: PreTrainedModel) -> list[ModuleType]:
+    """Python modules whose attention calls the function that turns queries and keys."""
+    classes = {type(m) for m in model.modules() if isinstance(getattr(m, "layer_idx", None), int)}
+    names = sorted({one.__module__ for one in classes})
+    return [sys.modules[name] for name in names if hasattr(sys.modules[name], _ROTATION)]
+
+
+def _rotation_like(own: Callable) -> Callable:
+    def rotate(
+        query: torch.Tensor,
+        key: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        *args: object,
+        **options: object,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not args and not options and _is_one_token(query, key, cos, sin):
+            return rotate_one(query, key, cos, sin)
+        return own(query, key, cos, sin, *args, **options)
+
+    return rotate
+
+
+def _is_one_token(query: torch.Tensor, key: torch.Tensor, *angles: torch.Tensor) -> bool:
+    dtype, shape = query.dtype, (1, 1, angles[0].shape[-1])
+    return (
+        all(x.dim() == 4 and x.shape[0] == x.shape[2] == x.stride(3) == 1 for x in (query, key))
+        and all(table.shape == shape and table.is_contiguous() for table in angles)
+        and all(x.dtype == dtype for x in (key, *angles))
+        and shape[2] <= query.shape[3]
+    )
+
+
+def _rotates_alike(own: Callable, rotate: Callable, model: PreTrainedModel) -> bool:
+    """Compare two rotations of a token as wide as the model's, by any angles."""
+    weight = next(model.parameters())
+    config = model.config.get_text_config(decoder=True)
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    share = (getattr(config, "rope_parameters", None) or {}).get("partial_rotary_factor", 1)
+    turned = round(dim * share)
+    query, key = (_sample(1, 2, 1, dim, like=weight) for _ in range(2))
+    angles = _sample(1, 1, turned // 2, like=weight).float().repeat(1, 1, 2)
+    given = (query, key, angles.cos().to(weight.dtype), angles.sin().to(weight.dtype))
+    try:
+        pairs = zip(own(*given), rotate(*given), strict=True)
+        return all(_are_near(one, other) for one, other in pairs)
+    except (RuntimeError, TypeError, ValueError):
+        # a function of that name that takes something else
+        return False
+
+
+def _sample(*shape: int, like: torch.Tensor) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(shape[-1])
+    return torch.randn(shape, generator=generator).to(like.device, like.dtype)
+
+
+def _are_near(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    difference = (one.float() - other.float()).norm()
+    return bool(difference <= _LARGEST_DIFFERENCE * one.float().norm())
