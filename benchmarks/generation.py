@@ -1,12 +1,14 @@
-"""Answering over a long text on this GPU: tokens a second, with and without compression.
+"""Reading a long text and answering about it on this GPU, with and without compression.
 
 The model has the layers of Llama-3.1-8B with random weights in bfloat16, fewer of them if asked.
 Rows of one length answer after the same number of tokens: transformers' own `generate()` with
 `DynamicCache` and SDPA; each preset through the engine's decoder, as a CUDA graph and kernel by
 kernel. The share of the roofline is the time that reading the weights and the cache once takes at
-the measured copy bandwidth, over the time of a token. With `--fill` the texts are random keys and
-values instead of a prompt that the model reads: the bytes and the kernels are the same. The last
-line is one JSON document.
+the measured copy bandwidth, over the time of a token. Beside that, the seconds that reading the
+prompt takes: transformers in one pass; presets until everything is coded, the second reading
+apart. The second of two is told, since the first one builds kernels. With `--fill` the texts are
+random keys and values instead of a prompt that the model reads: the bytes and the kernels are the
+same. The last line is one JSON document.
 
     python benchmarks/generation.py [--layers 32] [--tokens 2048 32768] [--new-tokens 128] [--fill]
 """
@@ -35,13 +37,13 @@ from memory_plan import SHAPES
 import nexusquant
 from nexusquant.cache import CompressedCache, ModelProfile
 from nexusquant.config import CompressionConfig, SamplingParams
-from nexusquant.engine import build_profile
+from nexusquant.engine import PrefillProgress, RereadProgress, build_profile
 from nexusquant.engine.decoding import Decoder, RecordingTrial
 from nexusquant.engine.prefill import forward
 from nexusquant.engine.sampling import Sampler
 
 PRESETS = ("safe", "high", "balanced", "max")
-EXACT_CHUNK = 512
+NUM_READINGS = 2
 REPEATS = 3
 WARM_TOKENS, PLAIN_TOKENS = 8, 16
 MOST_TOKENS = 131_072
@@ -68,6 +70,8 @@ def main() -> None:
         for row in (exact, *(measure(num_tokens, options) for measure in measures)):
             row |= roofline(model, row, bandwidth)
             row["times_dynamic"] = round(row["decode_tok_s"] / exact["decode_tok_s"], 2)
+            if not options.fill:
+                row["times_read_s"] = round(row["read_s"] / exact["read_s"], 2)
             rows.append(row)
             print(row, flush=True)
     setting = {
@@ -140,14 +144,16 @@ def random_vectors(model: PreTrainedModel, num_tokens: int) -> tuple[torch.Tenso
 @torch.no_grad()
 def measure_exact(model: PreTrainedModel, num_tokens: int, options: argparse.Namespace) -> dict:
     """`generate()` of transformers with its own cache."""
-    cache = DynamicCache(config=model.config)
     if options.fill:
+        cache, read_s = DynamicCache(config=model.config), None
         for index in range(options.layers):
             cache.update(*random_vectors(model, num_tokens), index)
     else:
         ids = torch.randint(0, VOCABULARY, (1, num_tokens), device="cuda")
-        for part in ids.split(EXACT_CHUNK, dim=1):
-            model(input_ids=part, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        for _ in range(NUM_READINGS):
+            cache = DynamicCache(config=model.config)
+            given = {"past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+            read_s = timed(partial(model, input_ids=ids, **given))
     token = torch.zeros(1, 1, dtype=torch.int64, device="cuda")
 
     def answer(num_new: int) -> None:
@@ -158,8 +164,13 @@ def measure_exact(model: PreTrainedModel, num_tokens: int, options: argparse.Nam
         model.generate(token, attention_mask=mask, past_key_values=cache, **length)
 
     found = speeds(answer, options.new_tokens)
-    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    return {"cache": "DynamicCache", "num_tokens": num_tokens, **found, "cache_bytes": held}
+    return {
+        "cache": "DynamicCache",
+        "num_tokens": num_tokens,
+        "read_s": read_s and round(read_s, 3),
+        **found,
+        "cache_bytes": sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers),
+    }
 
 
 @torch.no_grad()
@@ -174,11 +185,12 @@ def measure_compressed(
     gc.collect()
     torch.cuda.empty_cache()
     config = nexusquant.PRESETS[name]
+    reading = {}
     if options.fill:
         cache = filled(model, config, profile, num_tokens)
     else:
-        ids = torch.randint(0, VOCABULARY, (1, num_tokens), device="cuda")
-        cache = nexusquant.prefill(model, ids, config, profile=profile)
+        for _ in range(NUM_READINGS):
+            cache, reading = timed_reading(model, config, profile, num_tokens)
     mark = cache.mark()
     token = torch.zeros(1, 1, dtype=torch.int64, device="cuda")
     trials = {"graph": RecordingTrial(), "plain": RecordingTrial("for comparison")}
@@ -202,11 +214,33 @@ def measure_compressed(
     return {
         "cache": name,
         "num_tokens": num_tokens,
+        **reading,
         **found["graph"],
         "plain_tok_s": found["plain"]["decode_tok_s"],
         "graph_problem": problems["graph"],
         "cache_bytes": cache.usage().stored_bytes,
     }
+
+
+def timed_reading(
+    model: PreTrainedModel, config: CompressionConfig, profile: ModelProfile, num_tokens: int
+) -> tuple[CompressedCache, dict[str, float]]:
+    """A cache with a text in it; the seconds of reading and coding, and of the second reading."""
+    ids = torch.randint(0, VOCABULARY, (1, num_tokens), device="cuda")
+    torch.cuda.synchronize()
+    started = last = time.perf_counter()
+    reread_s = 0.0
+
+    def note(event: PrefillProgress | RereadProgress) -> None:
+        nonlocal last, reread_s
+        now = time.perf_counter()
+        reread_s += (now - last) * isinstance(event, RereadProgress)
+        last = now
+
+    cache = nexusquant.prefill(model, ids, config, profile=profile, on_progress=note)
+    torch.cuda.synchronize()
+    read_s = time.perf_counter() - started - reread_s
+    return cache, {"read_s": round(read_s, 3), "reread_s": round(reread_s, 3)}
 
 
 def filled(

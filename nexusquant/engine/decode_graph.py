@@ -27,7 +27,7 @@ from nexusquant.engine.sampling import Sampler
 
 WARM_STEPS = 2
 """Steps done kernel by kernel before one is recorded: the first builds kernels and tables, the
-second shows whether anything asks the device for a number."""
+second shows whether anything asks the device for a number. That is known of a model after one."""
 
 
 class DecodeGraph:
@@ -41,6 +41,7 @@ class DecodeGraph:
         sampler: Chooses.
         token: The newest token, which was not fed yet. [1, 1], int64.
         most_steps: Steps that will be wanted.
+        is_proved: Whether steps of this model were recorded before.
     """
 
     def __init__(
@@ -50,11 +51,13 @@ class DecodeGraph:
         sampler: Sampler,
         token: torch.Tensor,
         most_steps: int,
+        is_proved: bool = False,
     ) -> None:
         self._model, self._cache, self._sampler = model, cache, sampler
         self._options = forward_options(model)
         self.token = token.clone()
         self._num_left = most_steps
+        self.is_proved = is_proved
         on_gpu = token.is_cuda
         self._fewer_kernels = one_token_forwards(model).in_force if on_gpu else nullcontext
         self._open()
@@ -81,7 +84,7 @@ class DecodeGraph:
             self._step()
         elif self._is_recorded:
             self._graph.replay()
-        elif self._num_warm < WARM_STEPS:
+        elif self._num_warm < (1 if self.is_proved else WARM_STEPS):
             self._warm_up()
         else:
             self._record()
@@ -134,7 +137,7 @@ class DecodeGraph:
         # the outer context restores the stream where recording fails at its end
         with torch.cuda.stream(torch.cuda.current_stream()), self._recording:
             self._step()
-        self._is_recorded = True
+        self._is_recorded = self.is_proved = True
         self._graph.replay()
 
 

@@ -24,10 +24,12 @@ class RecordingTrial:
     Args:
         problem: Why they cannot be recorded; None while nothing speaks against it.
         is_wanted: Whether somebody asked for it.
+        is_proved: Whether it was done.
     """
 
     problem: str | None = None
     is_wanted: bool = True
+    is_proved: bool = False
 
     def problem_with(self, cache: CompressedCache, device: torch.device) -> str | None:
         """Say why steps over this cache are not recorded, or None if they are to be.
@@ -105,11 +107,11 @@ class Decoder:
             self._graph.turn_page()
         try:
             if self._graph is None:
+                given = (self._model, self._cache, self._sampler, self._token)
                 num_steps = self._most_tokens - self._num_started
-                self._graph = DecodeGraph(
-                    self._model, self._cache, self._sampler, self._token, num_steps
-                )
+                self._graph = DecodeGraph(*given, num_steps, self._trial.is_proved)
             self._token = self._graph.run()
+            self._trial.is_proved |= self._graph.is_proved
         except (RuntimeError, TypeError, ValueError) as error:
             self._give_up(error)
             return False
