@@ -201,7 +201,7 @@ class CompressedCache(hf_compat.Cache):
         kept, tools = self._evictor.decide(self.waiting_tokens(), num_to_come), coding_tools(layers)
         for layer in self.layers:
             if isinstance(layer, CompressedLayer):
-                layer.commit(kept.get(layer), closes=num_to_come == 0, tools=tools[layer])
+                layer.commit(kept.get(layer), num_to_come=num_to_come, tools=tools[layer])
             else:
                 trim_sliding(layer)
         check_coded(tools.values())

@@ -205,15 +205,15 @@ class CompressedLayer(CacheLayerMixin):
         self,
         kept: torch.Tensor | None = None,
         *,
-        closes: bool = True,
+        num_to_come: int = 0,
         tools: CodingTools = NO_TOOLS,
     ) -> None:
-        """Let go of what is not kept, code the rest, and close the span if one is open.
+        """Let go of what is not kept, code the rest, and close the span if it is at its end.
 
         Args:
             kept: Which of the newest tokens before the recent window stay; those before them
                 all do. [H_kv, n], bool; None keeps all.
-            closes: False leaves the span open, for the rest of a long text.
+            num_to_come: Tokens of the span that will follow; it then stays open.
             tools: Of the layer's codec.
         """
         if self.codec is not None and self.is_initialized:
@@ -221,9 +221,11 @@ class CompressedLayer(CacheLayerMixin):
             if kept is not None:
                 kept = self._evict_coded(end - kept.shape[1], kept)
             self._code_until(end, kept, tools)
-            if closes and self.span_start is not None:
+            if not num_to_come and self.span_start is not None:
                 self.recent = self.codec.narrow(*self.recent, first=self.first_recent)
-        if closes:
+        if self.pages is not None:
+            self.pages.make_room(num_to_come / max(1, self.num_seen))
+        if not num_to_come:
             self._close_span()
 
     def _evict_coded(self, token: int, kept: torch.Tensor) -> torch.Tensor:

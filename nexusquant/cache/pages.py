@@ -5,6 +5,7 @@ Knows codes as bytes. Must not know what they mean, which token they were, or wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -86,6 +87,24 @@ class PackedPages:
     def reserve(self, num_vectors: int) -> None:
         """Give every head the pages of so many vectors to come: until then none moves."""
         self._reserve([length + num_vectors for length in self.lengths])
+
+    def make_room(self, share: float) -> None:
+        """Hold pages that no head has yet, so that what comes grows nothing.
+
+        Growing a little again and again leaves gaps in a GPU's memory that nothing fits into.
+
+        Args:
+            share: Of the pages that heads have, those to come; looked at when none is left. 0
+                gives back those that are.
+        """
+        num_owned = sum(_owned_pages(self.page_table))
+        num_spare = self.keys.scales.shape[0] - num_owned
+        if share and not num_spare:
+            self.keys = _grow(self.keys, math.ceil(share * num_owned))
+            self.values = _grow(self.values, math.ceil(share * num_owned))
+        elif num_spare and not share:
+            self.keys = _first_pages(self.keys, num_owned)
+            self.values = _first_pages(self.values, num_owned)
 
     def count(self, num_vectors: int) -> None:
         """Hold vectors that were written to places of pages in reserve; the same in every head."""
@@ -189,10 +208,12 @@ class PackedPages:
         missing = [max(0, want - have) for want, have in zip(wanted, owned, strict=True)]
         if not any(missing):
             return
-        first_new = self.keys.scales.shape[0]
-        # one after the other: of the larger pool, the old one is there too
-        self.keys = _grow(self.keys, sum(missing))
-        self.values = _grow(self.values, sum(missing))
+        first_new = sum(owned)
+        num_lacking = first_new + sum(missing) - self.keys.scales.shape[0]
+        if num_lacking > 0:
+            # one after the other: of the larger pool, the old one is there too
+            self.keys = _grow(self.keys, num_lacking)
+            self.values = _grow(self.values, num_lacking)
         width = max(*wanted, self.page_table.shape[1])
         table = torch.nn.functional.pad(
             self.page_table, (0, width - self.page_table.shape[1]), value=-1
@@ -239,6 +260,11 @@ def _grow(pool: PackedVectors, num_pages: int) -> PackedVectors:
     codes = pool.codes.new_zeros((num_pages, *pool.codes.shape[1:]))
     scales = pool.scales.new_zeros((num_pages, PAGE_SIZE))
     return PackedVectors(torch.cat([pool.codes, codes]), torch.cat([pool.scales, scales]))
+
+
+@torch.inference_mode(False)
+def _first_pages(pool: PackedVectors, count: int) -> PackedVectors:
+    return PackedVectors(pool.codes[:count].clone(), pool.scales[:count].clone())
 
 
 @torch.inference_mode(False)

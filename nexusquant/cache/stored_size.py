@@ -132,7 +132,10 @@ class StoredSize:
         sink_bytes = sinks * BYTES_UNCOMPRESSED * self._num_coded_values
         num_tokens = num_coded + num_exact
         exact = parts.exact + sink_bytes + num_tokens * self._uncoded_bytes
+        # after the first block, pages have room for the whole text
+        growth = num_tokens / max(1, num_coded + self.compression.recent_window)
         return parts._replace(
+            codes=round(parts.codes * growth),
             exact=exact + self._query_bytes(num_tokens),
             sliding=self._window_bytes(num_tokens, num_new),
         )
