@@ -45,7 +45,7 @@ from nexusquant.engine.sampling import Sampler
 PRESETS = ("safe", "high", "balanced", "max")
 NUM_READINGS = 2
 REPEATS = 3
-WARM_TOKENS, PLAIN_TOKENS = 8, 16
+WARM_TOKENS, PLAIN_TOKENS = 8, 8
 MOST_TOKENS = 131_072
 COPY_BYTES = 2**31
 VOCABULARY = 128_000

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from nexusquant.cache import hf_compat, hf_rope, storage
+from nexusquant.cache import hf_compat, hf_rope, sliding, storage
 from nexusquant.cache.attention import ATTENTION_NAME, CacheHandle, nexusquant_attention
 from nexusquant.cache.codec import check_coded
 from nexusquant.cache.coding import coding_tools
@@ -27,13 +27,6 @@ from nexusquant.cache.layer_mark import LayerMark
 from nexusquant.cache.measure import kept_shares, measure
 from nexusquant.cache.profile import ModelProfile
 from nexusquant.cache.scaled_rope import ScaledRope
-from nexusquant.cache.sliding import (
-    SlidingMark,
-    mark_sliding,
-    reset_sliding,
-    rewind_sliding,
-    trim_sliding,
-)
 from nexusquant.cache.usage import CacheUsage
 from nexusquant.config import CompressionConfig, RopeScaling
 from nexusquant.errors import CacheStateError
@@ -43,7 +36,7 @@ from nexusquant.errors import CacheStateError
 class CacheMark:
     """A moment of a cache to come back to. Holds the sinks and the recent window of that moment."""
 
-    layers: tuple[LayerMark | SlidingMark, ...]
+    layers: tuple[LayerMark | sliding.SlidingMark, ...]
     num_seen: int
     num_decided: int
 
@@ -148,6 +141,11 @@ class CompressedCache(hf_compat.Cache):
             return query_length, self.num_seen_tokens
         return super().get_mask_sizes(query_length, layer_idx)
 
+    def expect(self, num_tokens: int) -> None:
+        """Have memory for so many tokens of a text at once, which are about to come in chunks."""
+        for layer in self._compressed_layers():
+            layer.expect(num_tokens)
+
     def waiting_tokens(self, least: int | None = None) -> range:
         """Indices of tokens that eviction has to decide on; empty while they are too few.
 
@@ -203,14 +201,14 @@ class CompressedCache(hf_compat.Cache):
             if isinstance(layer, CompressedLayer):
                 layer.commit(kept.get(layer), num_to_come=num_to_come, tools=tools[layer])
             else:
-                trim_sliding(layer)
+                sliding.trim_sliding(layer)
         check_coded(tools.values())
 
     def mark(self) -> CacheMark:
         """Remember this moment, closing the open span first; see `rewind`."""
         self.finish_prefill()
         layers = tuple(
-            layer.mark() if isinstance(layer, CompressedLayer) else mark_sliding(layer)
+            layer.mark() if isinstance(layer, CompressedLayer) else sliding.mark_sliding(layer)
             for layer in self.layers
         )
         mark = CacheMark(layers, self.num_seen_tokens, self._evictor.num_decided)
@@ -231,7 +229,7 @@ class CompressedCache(hf_compat.Cache):
             if isinstance(layer, CompressedLayer):
                 layer.rewind(state)
             else:
-                rewind_sliding(layer, state)
+                sliding.rewind_sliding(layer, state)
         self._evictor.reset(mark.num_decided)
         self._marks -= {other for other in self._marks if other.num_seen > mark.num_seen}
 
@@ -241,17 +239,13 @@ class CompressedCache(hf_compat.Cache):
             if isinstance(layer, CompressedLayer):
                 layer.reset()
             else:
-                reset_sliding(layer)
+                sliding.reset_sliding(layer)
         self._marks.clear()
         self._evictor.reset(0)
         self._evictor.pinned = ()
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Not supported: coded tokens cannot be taken back one by one.
-
-        Raises:
-            CacheStateError: Always; use `mark` and `rewind`.
-        """
+        """Not supported, and raises `CacheStateError`: coded tokens do not go one by one."""
         raise CacheStateError("A compressed cache cannot be cropped; use mark() and rewind().")
 
     def usage(self) -> CacheUsage:

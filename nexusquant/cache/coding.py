@@ -63,6 +63,34 @@ def coding_tools(layers: Sequence[CompressedLayer]) -> dict[CompressedLayer, Cod
     return dict.fromkeys(layers, NO_TOOLS) | dict(zip(ready, found, strict=True))
 
 
+def vectors_of(
+    tokens: range,
+    pages: PackedPages | None,
+    codec: LayerCodec | None,
+    exact: tuple[torch.Tensor, torch.Tensor],
+    first_exact: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values of tokens, none of which was evicted. [H_kv, T, D].
+
+    Args:
+        tokens: Indices of the newest tokens in pages, of exact ones, or of both.
+        pages: Where those before the exact ones are.
+        codec: What they mean.
+        exact: The newest tokens' vectors.
+        first_exact: Index of the first of them.
+    """
+    border = min(max(tokens.start, first_exact), tokens.stop)
+    part = slice(max(0, border - first_exact), max(0, tokens.stop - first_exact))
+    keys, values = (held[:, part] for held in exact)
+    num_coded = border - tokens.start
+    if num_coded == 0:
+        return keys, values
+    starts = [length - (first_exact - tokens.start) for length in pages.lengths]
+    packed = pages.read(starts, num_coded)
+    positions = torch.arange(tokens.start, border, device=keys.device)
+    return join(codec.decode(*packed, positions, keys.dtype), (keys, values))
+
+
 def join(
     before: tuple[torch.Tensor, torch.Tensor], after: tuple[torch.Tensor, torch.Tensor]
 ) -> tuple[torch.Tensor, ...]:

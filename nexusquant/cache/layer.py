@@ -17,12 +17,13 @@ import torch
 
 from nexusquant.cache.attention import CacheHandle
 from nexusquant.cache.codec import FIT_QUERIES, NO_TOOLS, CodingTools, LayerCodec
-from nexusquant.cache.coding import code_tokens, join, positions_of, view_of
+from nexusquant.cache.coding import code_tokens, join, positions_of, vectors_of, view_of
 from nexusquant.cache.hf_compat import CacheLayerMixin, causal_sdpa
 from nexusquant.cache.kept import KeptTokens
 from nexusquant.cache.layer_mark import LayerMark
 from nexusquant.cache.layer_steps import LayerSteps
 from nexusquant.cache.pages import PackedPages
+from nexusquant.cache.room import Room
 from nexusquant.config import PAGE_SIZE, CompressionConfig
 from nexusquant.kernels import PackedView, packed_attention
 
@@ -62,6 +63,7 @@ class CompressedLayer(CacheLayerMixin):
         self.span_start: int | None = None
         self.queries: torch.Tensor | None = None
         self.scaling = 1.0
+        self.room, self.num_expected = None, 0
 
     @property
     def num_recent(self) -> int:
@@ -111,9 +113,17 @@ class CompressedLayer(CacheLayerMixin):
                 self.recent = tuple(held.to(key_states.dtype) for held in wide)
         if self.span_start is None and self.codec is not None:
             new = self.codec.narrow(*new, first=self.num_seen)
-        self.recent = join(self.recent, new)
+        if self.num_expected > key_states.shape[2]:
+            self.room, self.num_expected = Room(self.recent, self.num_expected), 0
+        if self.room is not None and not self.room.fits(new):
+            self.room = None
+        self.recent = join(self.recent, new) if self.room is None else self.room.append(new)
         self.num_seen += key_states.shape[2]
         return handle, handle
+
+    def expect(self, num_tokens: int) -> None:
+        """Have memory for the tokens of a span at once; growing chunk by chunk would copy them."""
+        self.num_expected = num_tokens
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Ask for a mask over the new tokens only: they are causal, all older ones are visible."""
@@ -189,17 +199,7 @@ class CompressedLayer(CacheLayerMixin):
 
     def vectors(self, tokens: range) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of tokens past the sinks, none of which was evicted. [H_kv, T, D]."""
-        first = self.first_recent
-        border = min(max(tokens.start, first), tokens.stop)
-        part = slice(max(0, border - first), max(0, tokens.stop - first))
-        keys, values = (held[:, part] for held in self._wide_recent())
-        num_coded = border - tokens.start
-        if num_coded == 0:
-            return keys, values
-        starts = [length - (first - tokens.start) for length in self.pages.lengths]
-        packed = self.pages.read(starts, num_coded)
-        positions = torch.arange(tokens.start, border, device=keys.device)
-        return join(self.codec.decode(*packed, positions, keys.dtype), (keys, values))
+        return vectors_of(tokens, self.pages, self.codec, self._wide_recent(), self.first_recent)
 
     def commit(
         self,
@@ -259,6 +259,7 @@ class CompressedLayer(CacheLayerMixin):
         num_others = token - first - num_sinks - num_decided
         self._code(first + num_sinks, num_others, None, tools)
         self._code(token - num_decided, num_decided, kept, tools)
+        self.room = None
         self.recent = tuple(held[:, max(token - first, 0) :].clone() for held in self.recent)
 
     def _code(self, token: int, count: int, kept: torch.Tensor | None, tools: CodingTools) -> None:
@@ -291,8 +292,7 @@ class CompressedLayer(CacheLayerMixin):
             self.reset()
             return
         self.num_seen, self.sinks, self.recent = mark.num_seen, mark.sinks, mark.recent
-        self.steps = None
-        self.kept, self.codec = mark.kept, mark.codec
+        self.kept, self.codec, self.steps = mark.kept, mark.codec, None
         if not mark.page_lengths:
             self.pages = None
         elif self.pages is not None:

@@ -124,7 +124,8 @@ class ChunkShape:
             packed = self._packed_attention(shape, num_coded, num_exact, num_new)
             return 3 * query + max(joining, positions, packed)
         if self.has_flash and shape.sliding_window is None:
-            return 3 * query + joining
+            # what comes out of each of two parts, and of both
+            return 5 * query
         mask = num_new * num_exact * (1 + self.value_bytes)
         # heads of queries that share keys get copies of them where there is a mask
         is_shared = shape.num_heads != shape.num_kv_heads

@@ -57,6 +57,7 @@ def prefill_chunks(
     started = time.perf_counter()
     num_total, num_done = token_ids.shape[1], 0
     logits = torch.empty(0)
+    cache.expect(num_total)
     for chunk in _chunks(token_ids.to(model.device), chunk_size):
         logits = forward(model, chunk, cache)
         if logits.is_cuda:

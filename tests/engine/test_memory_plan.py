@@ -27,6 +27,7 @@ from nexusquant.engine import (
     refusal,
 )
 from nexusquant.engine.memory import DRIVER_BYTES, WORKSPACE_BYTES
+from nexusquant.engine.prefill import prefill_chunks
 
 FAMILIES = {**tiny_models.FULL_ATTENTION, **tiny_models.HYBRID, **tiny_variants.VARIANTS}
 NUM_TOKENS = 3000
@@ -116,6 +117,19 @@ def test_the_peak_of_a_text_is_near_what_was_planned(model, profile, preset, exa
     assert 0.97 < plan.reading_bytes(NUM_TOKENS) / reading < 1.06
     peak = max(plan.reading_bytes(NUM_TOKENS), plan.coding_bytes(NUM_TOKENS))
     assert 0.97 < peak / max(reading, coding) < 1.06
+
+
+def test_the_exact_vectors_of_a_text_have_their_memory_from_the_first_chunk_on(model, profile):
+    ids = tiny_models.token_ids(NUM_TOKENS)
+    held = []
+    with LiveBytes([*model.parameters(), *model.buffers(), ids]) as live:
+        cache = CompressedCache(model, PRESETS["safe"], profile)
+        for _ in prefill_chunks(model, ids, cache):
+            held.append(live.now)
+    exact = sum(one.nbytes for layer in cache.layers for one in layer.recent)
+    assert exact == 2 * 8 * 2 * 64 * 4 * NUM_TOKENS
+    assert held[0] > exact
+    assert max(held) - held[0] < 0.01 * exact
 
 
 @pytest.mark.parametrize("preset", ["safe", "balanced"])
