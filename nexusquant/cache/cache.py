@@ -7,7 +7,7 @@ keeps its vectors.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,13 +105,13 @@ class CompressedCache(hf_compat.Cache):
         Raises:
             ValueError: A batch of more than one text.
         """
+        if self._evictor.is_rereading:
+            return self._evictor.reread.update(key_states, value_states, layer_idx)
         if key_states.shape[0] != 1:
             raise ValueError(
                 f"A compressed cache holds one text, but the batch has {key_states.shape[0]}. "
                 "Use one cache for each text."
             )
-        if self._evictor.is_rereading:
-            return self._evictor.reread.update(key_states, value_states, layer_idx)
         if layer_idx == 0:
             self._note_rotation()
             self._evictor.forget_scores()
@@ -167,20 +167,21 @@ class CompressedCache(hf_compat.Cache):
         self._evictor.pinned = (*self._evictor.pinned, tokens)
 
     @contextmanager
-    def rereading(self, stretch: range, waiting: range | None = None) -> Iterator[None]:
-        """Let a forward score `stretch` by reading its tokens again; nothing is stored meanwhile.
+    def rereading(self, stretches: Sequence[range], waiting: range | None = None) -> Iterator[None]:
+        """Let a forward score stretches by reading their tokens again; nothing is stored meanwhile.
 
-        The stretches must follow one another through `waiting_tokens()`. `finish_prefill` uses the
+        They must follow one another through `waiting_tokens()`. `finish_prefill` uses the
         scores once they are complete, unless new tokens came after them.
 
         Args:
-            stretch: Indices of the tokens, whose ids the model is then given.
+            stretches: Indices of the tokens whose ids the model is then given, each a text of the
+                batch; of one length.
             waiting: All that are to be read again; None: `waiting_tokens()`.
 
         Raises:
-            CacheStateError: The stretch is not the next one that waits.
+            CacheStateError: The stretches are not the next ones that wait.
         """
-        with self._evictor.rereading(stretch, waiting or self.waiting_tokens()):
+        with self._evictor.rereading(stretches, waiting or self.waiting_tokens()):
             yield
 
     def finish_prefill(self, num_to_come: int = 0) -> None:

@@ -79,16 +79,16 @@ class Evictor:
         return tokens if len(tokens) >= (least or eviction.min_span) else range(0)
 
     @contextmanager
-    def rereading(self, stretch: range, waiting: range) -> Iterator[None]:
-        """Score `stretch` by what a forward inside this attends to; see `CompressedCache`."""
+    def rereading(self, stretches: Sequence[range], waiting: range) -> Iterator[None]:
+        """Score `stretches` by what a forward inside this attends to; see `CompressedCache`."""
         reread = self.reread
-        if reread is None or stretch.start == waiting.start:
+        if reread is None or stretches[0].start == waiting.start:
             reread = Rereading(self._all_layers, waiting)
-        reread.begin(stretch)
+        reread.begin(stretches)
         self.reread, self.is_rereading = reread, True
         try:
             yield
-            reread.end(stretch)
+            reread.end(stretches)
         finally:
             self.is_rereading = False
 

@@ -1,7 +1,8 @@
-"""A stretch of the text read a second time: nothing is stored, attention is watched.
+"""Stretches of the text read a second time: nothing is stored, attention is watched.
 
-Knows what the second reading sees: the sinks, the stretch itself and its own new tokens. Must not
-know how scores become a choice, nor how a layer keeps its vectors.
+Knows what the second reading sees: the sinks, the stretch itself and its own new tokens. Several
+stretches of one length are several texts to the model, which reads them at once. Must not know how
+scores become a choice, nor how a layer keeps its vectors.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from nexusquant.cache.attention import CacheHandle
+from nexusquant.cache.coding import join
 from nexusquant.cache.hf_compat import CacheLayerMixin
 from nexusquant.cache.layer import CompressedLayer
 from nexusquant.errors import CacheStateError
@@ -43,24 +45,28 @@ class Rereading:
         """True when every token that waits was read again."""
         return self.num_done == len(self.tokens)
 
-    def begin(self, stretch: range) -> None:
-        """Look at the tokens of `stretch` from now on.
+    def begin(self, stretches: Sequence[range]) -> None:
+        """Look at the tokens of `stretches` from now on, each of them a text of the batch.
 
         Raises:
-            CacheStateError: They are not the next ones that wait.
+            CacheStateError: They are not the next ones that wait, or not of one length.
         """
-        if stretch.start != self.tokens.start + self.num_done or stretch.stop > self.tokens.stop:
-            raise CacheStateError(
-                f"Tokens {stretch.start} to {stretch.stop} were to be read again, but the next "
-                f"ones that wait begin at {self.tokens.start + self.num_done}."
-            )
+        first = self.tokens.start + self.num_done
+        length = len(stretches[0])
+        for number, stretch in enumerate(stretches):
+            due = first + number * length
+            if stretch.start != due or stretch.stop > self.tokens.stop or len(stretch) != length:
+                raise CacheStateError(
+                    f"Tokens {stretch.start} to {stretch.stop} were to be read again, but the next "
+                    f"ones that wait begin at {due}."
+                )
         for reader in filter(None, self._readers):
-            reader.stretch = stretch
-            reader.columns = slice(self.num_done, self.num_done + len(stretch))
+            reader.stretches = stretches
+            reader.columns = slice(self.num_done, self.num_done + len(stretches) * length)
 
-    def end(self, stretch: range) -> None:
-        """The tokens of `stretch` were read: a forward that failed leaves them to be read."""
-        self.num_done += len(stretch)
+    def end(self, stretches: Sequence[range]) -> None:
+        """Their tokens were read: a forward that failed leaves them to be read."""
+        self.num_done += sum(map(len, stretches))
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int
@@ -70,7 +76,7 @@ class Rereading:
         if reader is None:
             # a sliding window of one's own tokens only: near enough for what is looked for here
             return key_states, value_states
-        reader.own = (key_states[0], value_states[0])
+        reader.own = (key_states.flatten(0, 1), value_states.flatten(0, 1))
         handle = CacheHandle(reader)
         return handle, handle
 
@@ -81,12 +87,16 @@ class Rereading:
 
 
 class _Reader:
-    """What takes a layer's place in attention while a stretch is read again."""
+    """What takes a layer's place in attention while stretches are read again.
+
+    The heads of all stretches are heads like those of one.
+    """
 
     def __init__(self, layer: CompressedLayer, num_tokens: int) -> None:
         self.layer = layer
         self.own: tuple[torch.Tensor, torch.Tensor] | None = None
-        self.stretch, self.columns = range(0), slice(0)
+        self.stretches: Sequence[range] = ()
+        self.columns = slice(0)
         held = layer.sinks[0]
         self.scores = torch.zeros((held.shape[0], num_tokens), device=held.device)
 
@@ -96,21 +106,31 @@ class _Reader:
     def attend(
         self, module: torch.nn.Module, query: torch.Tensor, scaling: float, softcap: float | None
     ) -> torch.Tensor:
-        sinks, stretch = self.layer.sink_vectors(), self.layer.vectors(self.stretch)
-        past = tuple(torch.cat(pair, dim=1) for pair in zip(sinks, stretch, strict=True))
-        outputs = []
-        for heads, rows in self._groups_of_heads(query[0], past[0].shape[1]):
+        past, found = self._past(), []
+        num_texts, rows = query.shape[0], query.flatten(0, 1)
+        for heads, queries in self._groups_of_heads(rows, past[0].shape[:2]):
             parts = (tuple(held[heads] for held in pair) for pair in (past, self.own))
-            output, scores = attend_and_score(query[0, rows], *parts, scaling, softcap)
-            self.scores[heads, self.columns] = scores[:, sinks[0].shape[1] :]
-            outputs.append(output)
+            found.append(attend_and_score(rows[queries], *parts, scaling, softcap))
         self.own = None
-        return torch.cat(outputs).transpose(0, 1)[None]
+        output, scores = (torch.cat(parts) for parts in zip(*found, strict=True))
+        of_stretches = scores[:, -len(self.stretches[0]) :].unflatten(0, (num_texts, -1))
+        self.scores[:, self.columns] = of_stretches.transpose(0, 1).flatten(1)
+        return output.unflatten(0, (num_texts, -1)).transpose(1, 2)
 
-    def _groups_of_heads(self, query: torch.Tensor, num_past: int) -> Iterator[tuple[slice, slice]]:
+    def _past(self) -> tuple[torch.Tensor, ...]:
+        """Sinks and stretch of each text. [texts * H_kv, sinks + length, D] each."""
+        sinks = self.layer.sink_vectors()
+        stretches = map(self.layer.vectors, self.stretches)
+        texts = [join(sinks, stretch) for stretch in stretches]
+        return tuple(torch.cat(parts) for parts in zip(*texts, strict=True))
+
+    @staticmethod
+    def _groups_of_heads(
+        query: torch.Tensor, past_shape: tuple[int, int]
+    ) -> Iterator[tuple[slice, slice]]:
         """KV heads whose logits and weights stay within a bound, and the queries that read them."""
         num_heads, q_len, _ = query.shape
-        num_kv_heads = self.scores.shape[0]
+        num_kv_heads, num_past = past_shape
         shared_by = num_heads // num_kv_heads
         of_head = 2 * _FLOAT32 * shared_by * q_len * (num_past + q_len)
         at_once = max(1, REREAD_BYTES // of_head)

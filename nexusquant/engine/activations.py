@@ -20,8 +20,7 @@ from nexusquant.cache import (
     have_kernels,
 )
 from nexusquant.config import PAGE_SIZE
-from nexusquant.engine.prefill import CHUNK_SIZE
-from nexusquant.engine.rereading import LEAD
+from nexusquant.engine.rereading import LEAD, STRETCH
 from nexusquant.engine.weights import Precision
 
 _FLOAT32 = 4
@@ -85,11 +84,12 @@ class ChunkShape:
         """One token's logits, as the model makes them and in float32."""
         return self.vocabulary * (self.value_bytes + _FLOAT32)
 
-    def rereading_bytes(self, num_tokens: int) -> int:
-        """A stretch read again: a forward over it, and a score for every pair."""
-        num_new = min(num_tokens, CHUNK_SIZE + LEAD)
-        attention = max(self._reread_attention(shape, num_new) for shape in self.shapes)
-        return self._forward(attention, num_new) + _FLOAT32 * self._pairs(num_tokens)
+    def rereading_bytes(self, num_tokens: int, chunk_size: int) -> int:
+        """Stretches read again: a forward over as many as a chunk has; a score for every pair."""
+        stretch = min(num_tokens, STRETCH + LEAD)
+        at_once = max(1, min(num_tokens, chunk_size) // STRETCH)
+        attention = max(self._reread_attention(shape, stretch, at_once) for shape in self.shapes)
+        return self._forward(attention, at_once * stretch) + _FLOAT32 * self._pairs(num_tokens)
 
     def choosing_bytes(self, num_tokens: int) -> int:
         """The scores of all pairs while the best of them are found."""
@@ -147,16 +147,16 @@ class ChunkShape:
             return rows + joined + min(num_coded * of_token, REBUILT_BYTES)
         return rows + joined + self._block(shape, max(num_coded, num_exact), num_new)
 
-    def _reread_attention(self, shape: LayerShape, num_new: int) -> int:
+    def _reread_attention(self, shape: LayerShape, num_new: int, num_texts: int) -> int:
         """Of one layer, in float32: queries, keys and values, products and their softmax."""
         of_head = 2 * _FLOAT32 * num_new * 2 * num_new * (shape.num_heads // shape.num_kv_heads)
-        at_once = min(shape.num_kv_heads, max(1, REREAD_BYTES // of_head))
+        at_once = min(num_texts * shape.num_kv_heads, max(1, REREAD_BYTES // of_head))
         # queries and what comes out; keys and values of the stretch and of the tokens themselves
         query = num_new * shape.num_heads * shape.head_dim
         own = num_new * shape.num_kv_heads * shape.head_dim * 2
         share = at_once / shape.num_kv_heads
         wide = round(share * (2 * query + 2 * own)) * _FLOAT32
-        return at_once * of_head + wide + (3 * query + 2 * own) * self.value_bytes
+        return at_once * of_head + wide + num_texts * (3 * query + 2 * own) * self.value_bytes
 
     def _block(self, shape: LayerShape, num_tokens: int, num_new: int) -> int:
         """A block of decoded pages: keys, values, and every query's logits, raised and weights."""

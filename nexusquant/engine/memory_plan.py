@@ -121,7 +121,7 @@ class MemoryPlan:
         held = parts.total + (self._table_bytes if end.num_coded else 0)
         choosing = self.chunk.choosing_bytes(block) if self.compression.eviction else 0
         if self.compression.reads_twice(num_tokens):
-            choosing = max(choosing, self.chunk.rereading_bytes(block))
+            choosing = max(choosing, self.chunk.rereading_bytes(block, self.chunk_size))
         # of one layer's keys or values, pages as they were beside those with room for more
         growing = parts.codes // (2 * max(1, len(self.size.key_coders)))
         coding = self.chunk.coding_bytes(block, is_thinned=self.compression.eviction is not None)

@@ -85,6 +85,7 @@ def read_chunks(
         ids = token_ids[:, block.start : block.stop]
         chunks = prefill_chunks(model, ids, cache, sizes.chunk_size)
         logits = yield from blocks.counted(chunks, block)
-        yield from blocks.counted(reread_chunks(model, token_ids[:, : block.stop], cache), block)
+        again = reread_chunks(model, token_ids[:, : block.stop], cache, None, sizes.chunk_size)
+        yield from blocks.counted(again, block)
         cache.finish_prefill(num_to_come=num_tokens - block.stop)
     return logits

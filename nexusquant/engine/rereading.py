@@ -1,12 +1,14 @@
 """The second reading: the model reads text again, so that eviction sees what matters in it.
 
+It reads in stretches, which know nothing of one another: with room for it, several at once.
+
 Knows token ids, a model's forward and which tokens wait. Must not know how they are scored.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import torch
 from transformers import PreTrainedModel
@@ -15,6 +17,9 @@ from nexusquant.cache import CompressedCache
 from nexusquant.config import ScorerName
 from nexusquant.engine.events import RereadProgress
 from nexusquant.engine.prefill import CHUNK_SIZE, forward
+
+STRETCH = 512
+"""Tokens that see one another when they are read again, besides the text's first ones."""
 
 LEAD = 8
 """Tokens before a stretch that are read with it: they tell where the text is taken up again."""
@@ -25,6 +30,7 @@ def reread_chunks(
     newest_ids: torch.Tensor,
     cache: CompressedCache,
     least: int | None = None,
+    chunk_size: int = CHUNK_SIZE,
 ) -> Generator[RereadProgress, None, None]:
     """Read again what the cache has to decide on, if its config wants that.
 
@@ -35,6 +41,7 @@ def reread_chunks(
         newest_ids: The newest tokens that the cache has seen, up to the last one. [1, T].
         cache: What is read is scored in it; nothing is stored.
         least: Fewer waiting tokens than these are left to wait; None: the config's `min_span`.
+        chunk_size: Tokens of one forward pass, at most, besides those that lead into a stretch.
 
     Yields:
         Progress after every chunk.
@@ -53,12 +60,33 @@ def reread_chunks(
             f"Tokens from {waiting.start} on wait to be read again; newest_ids begin at {first}."
         )
     newest_ids = newest_ids.to(model.device)
-    for start in range(waiting.start, waiting.stop, CHUNK_SIZE):
-        stretch = range(start, min(start + CHUNK_SIZE, waiting.stop))
-        begin = max(start - first - LEAD, 0)
-        with cache.rereading(stretch, waiting):
-            logits = forward(model, newest_ids[:, begin : stretch.stop - first], cache)
+    for batch in _batches(waiting, first, max(1, chunk_size // STRETCH)):
+        texts = [newest_ids[0, _lead(stretch, first) : stretch.stop - first] for stretch in batch]
+        with cache.rereading(batch, waiting):
+            logits = forward(model, torch.stack(texts), cache)
         if logits.is_cuda:
             torch.cuda.synchronize(logits.device)
-        done, elapsed = stretch.stop - waiting.start, time.perf_counter() - started
+        done, elapsed = batch[-1].stop - waiting.start, time.perf_counter() - started
         yield RereadProgress(done, len(waiting), elapsed)
+
+
+def _batches(waiting: range, first: int, at_once: int) -> Iterator[list[range]]:
+    """Stretches that are as long and have as many tokens before them, then the rest."""
+    batch: list[range] = []
+    for start in range(waiting.start, waiting.stop, STRETCH):
+        stretch = range(start, min(start + STRETCH, waiting.stop))
+        if batch and (len(batch) == at_once or _shape(stretch, first) != _shape(batch[0], first)):
+            yield batch
+            batch = []
+        batch.append(stretch)
+    if batch:
+        yield batch
+
+
+def _shape(stretch: range, first: int) -> tuple[int, int]:
+    return len(stretch), stretch.start - first - _lead(stretch, first)
+
+
+def _lead(stretch: range, first: int) -> int:
+    """Where in the ids a stretch begins to be read."""
+    return max(stretch.start - first - LEAD, 0)

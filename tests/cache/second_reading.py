@@ -46,7 +46,7 @@ def reread(
 ) -> None:
     """Read again what waits of the whole text `ids` [1, T], or its first `count` stretches."""
     for stretch in stretches(cache.waiting_tokens())[:count]:
-        with cache.rereading(stretch):
+        with cache.rereading([stretch]):
             model(ids[:, stretch.start : stretch.stop], past_key_values=cache)
 
 

@@ -79,11 +79,11 @@ def test_a_text_read_again_and_kept_whole_is_as_if_it_was_read_once(model):
 def test_stretches_out_of_order_are_refused_and_nothing_is_lost(model, done, stretch):
     cache = filled(model)
     for earlier in done:
-        with cache.rereading(earlier):
+        with cache.rereading([earlier]):
             model(document[:, earlier.start : earlier.stop], past_key_values=cache)
     with (
         pytest.raises(CacheStateError, match="the next ones that wait begin at"),
-        cache.rereading(stretch),
+        cache.rereading([stretch]),
     ):
         raise AssertionError("was let in")
     assert torch.equal(read(model, cache, question), read(model, filled(model), question))

@@ -8,6 +8,8 @@ again only. On an H100 it takes half of flash attention's time.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch.backends.cuda import SDPAParams, can_use_flash_attention
 from torch.nn.attention import SDPBackend
@@ -36,7 +38,8 @@ def attend_exactly(
         return None
     num_new, num_past = query.shape[2], key.shape[2] - query.shape[2]
     comes_again = num_new >= _LEAST_PLANNED and num_past % num_new == 0
-    if comes_again and _prefers_cudnn(query, key, value, scaling):
+    sizes = (query.shape[1], key.shape[1], query.shape[3])
+    if comes_again and _prefers_cudnn(query.device, query.dtype, *sizes):
         older = (key[:, :, :num_past], value[:, :, :num_past])
         own = (key[:, :, num_past:], value[:, :, num_past:])
         return _by_parts(query, older, own, scaling)
@@ -45,11 +48,17 @@ def attend_exactly(
     return scaled_dot_product_attention(query, key, value, **options)
 
 
+@functools.cache
 def _prefers_cudnn(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+    device: torch.device, dtype: torch.dtype, num_heads: int, num_kv_heads: int, dim: int
 ) -> bool:
-    given = (query, key, value, None, 0.0, False)
-    choice = torch._fused_sdp_choice(*given, scale=scaling, enable_gqa=True)
+    # asked of vectors without gaps: with the gaps that there are between heads, cuDNN reads them
+    # as well, but torch would not choose it
+    query, key = (
+        torch.empty(1, count, _LEAST_PLANNED, dim, dtype=dtype, device=device)
+        for count in (num_heads, num_kv_heads)
+    )
+    choice = torch._fused_sdp_choice(query, key, key, None, 0.0, False, enable_gqa=True)
     return SDPBackend(choice) is SDPBackend.CUDNN_ATTENTION
 
 

@@ -1,0 +1,42 @@
+"""A chunk of a prompt over exact vectors: the kernels that need no mask give what a mask gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from nexusquant.kernels import attend_exactly
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize(
+    ("num_new", "num_past"), [(1024, 1024), (2048, 6144), (2048, 1000), (300, 2048), (7, 1)]
+)
+def test_it_is_causal_and_sees_all_that_is_older(
+    dtype: torch.dtype, dim: int, num_new: int, num_past: int
+) -> None:
+    torch.manual_seed(num_past)
+    end = num_past + num_new
+    # as a model makes queries, and with memory after the vectors for those to come
+    query = torch.randn(1, num_new, 8, dim, device="cuda", dtype=dtype).transpose(1, 2)
+    room = torch.full((2, 1, 2, end + 77, dim), float("nan"), device="cuda", dtype=dtype)
+    room[:, :, :, :end] = torch.randn(2, 1, 2, end, dim, device="cuda")
+    key, value = room[:, :, :, :end]
+    actual = attend_exactly(query, key, value, 0.1).float()
+    index = torch.arange(end, device="cuda")
+    mask = index <= index[num_past:, None]
+    wide = (one.float().repeat_interleave(4, dim=1) for one in (key, value))
+    expected = scaled_dot_product_attention(query.float(), *wide, attn_mask=mask, scale=0.1)
+    assert (actual - expected).norm() <= 4 * torch.finfo(dtype).eps * expected.norm()
+
+
+def test_without_a_kernel_nothing_is_given() -> None:
+    query, key = (torch.randn(1, 2, count, 64, device="cuda") for count in (5, 9))
+    assert attend_exactly(query, key, key, 0.1) is None
