@@ -14,7 +14,7 @@ from nexusquant.errors import CacheStateError
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of tokens that was decided on together.
+    """A run of tokens of one kind: all kept, or decided on.
 
     Args:
         num_tokens: Tokens in the run.
@@ -53,12 +53,16 @@ class KeptTokens:
         """Add a run of tokens; `mask` [H_kv, num_tokens] says what is kept, None keeps all."""
         if num_tokens == 0:
             return self
-        if mask is not None and not bool(mask.all()):
-            return KeptTokens((*self.segments, Segment(num_tokens, _pack_bits(mask))))
-        if self.segments and self.segments[-1].bits is None:
-            last = Segment(self.segments[-1].num_tokens + num_tokens)
-            return KeptTokens((*self.segments[:-1], last))
-        return KeptTokens((*self.segments, Segment(num_tokens)))
+        is_whole = mask is None or bool(mask.all())
+        *others, last = self.segments or (None,)
+        if last is None or (last.bits is None) != is_whole:
+            others = self.segments
+        else:
+            # one run for all blocks of a text: whoever wants positions goes through every run
+            num_tokens += last.num_tokens
+            if not is_whole:
+                mask = torch.cat([last.mask(mask.shape[0], mask.device), mask], dim=1)
+        return KeptTokens((*others, Segment(num_tokens, None if is_whole else _pack_bits(mask))))
 
     def drop_last(self, num_tokens: int) -> KeptTokens:
         """Take back the newest tokens, of which every one must be kept."""

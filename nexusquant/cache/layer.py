@@ -22,7 +22,7 @@ from nexusquant.cache.hf_compat import CacheLayerMixin, causal_sdpa
 from nexusquant.cache.kept import KeptTokens
 from nexusquant.cache.layer_mark import LayerMark
 from nexusquant.cache.layer_steps import LayerSteps
-from nexusquant.cache.pages import PackedPages
+from nexusquant.cache.pages import PackedPages, on_device
 from nexusquant.cache.room import Room
 from nexusquant.config import PAGE_SIZE, CompressionConfig
 from nexusquant.kernels import PackedView, packed_attention
@@ -167,7 +167,7 @@ class CompressedLayer(CacheLayerMixin):
     def _packed_view(self) -> PackedView:
         first, device = self.sinks[0].shape[1], self.pages.page_table.device
         positions = positions_of(self.kept, first, self.pages.lengths, 0, device)
-        lengths = torch.tensor(self.pages.lengths, device=device)
+        lengths = on_device(self.pages.lengths, device)
         whole_from = first if self.kept.is_whole else None
         return view_of(self.pages, self.codec, lengths, positions, whole_from)
 

@@ -14,6 +14,7 @@ import torch
 
 from nexusquant.cache.codec import NO_TOOLS, LayerCodec
 from nexusquant.cache.coding import positions_of, view_of
+from nexusquant.cache.pages import on_device
 from nexusquant.config import PAGE_SIZE
 from nexusquant.kernels import PackedView, hold_token, packed_attention
 
@@ -159,7 +160,7 @@ def _in_buffer(sinks: torch.Tensor, recent: torch.Tensor, num_slots: int) -> tor
 
 def _view_with_room(layer: CompressedLayer, num_ahead: int) -> PackedView:
     first, device = layer.sinks[0].shape[1], layer.pages.page_table.device
-    lengths = torch.tensor(layer.pages.lengths, device=device)
+    lengths = on_device(layer.pages.lengths, device)
     positions = positions_of(layer.kept, first, layer.pages.lengths, num_ahead, device)
     whole_from = first if layer.kept.is_whole else None
     return view_of(layer.pages, layer.codec, lengths, positions, whole_from)

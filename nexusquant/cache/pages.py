@@ -74,7 +74,7 @@ class PackedPages:
         counts = [num_new] * num_kv_heads if kept is None else kept.sum(dim=1).tolist()
         lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
         self._reserve(lengths)
-        starts = torch.tensor(self.lengths, device=device)[:, None]
+        starts = on_device(self.lengths, device)[:, None]
         if kept is None:
             yield self.slots_of(starts + torch.arange(num_new, device=device))
         else:
@@ -113,9 +113,7 @@ class PackedPages:
     def read(self, starts: Sequence[int], num_vectors: int) -> tuple[PackedVectors, PackedVectors]:
         """Copy out `num_vectors` keys and values of each head from its index in `starts` on."""
         device = self.page_table.device
-        index = torch.tensor(list(starts), device=device)[:, None] + torch.arange(
-            num_vectors, device=device
-        )
+        index = on_device(starts, device)[:, None] + torch.arange(num_vectors, device=device)
         slots = self.slots_of(index)
         return _take(self.keys, slots), _take(self.values, slots)
 
@@ -239,6 +237,13 @@ def _check_table(page_table: torch.Tensor, num_pages: int, num_kv_heads: int) ->
         raise ValueError("its page table points past its pages")
     if pages.unique().numel() != pages.numel() or bool((is_owned[:, 1:] & ~is_owned[:, :-1]).any()):
         raise ValueError("its page table gives a page to two heads, or leaves a gap")
+
+
+def on_device(numbers: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Numbers as a tensor, int64. Nobody waits for what a GPU is still doing."""
+    return torch.tensor(list(numbers), pin_memory=device.type == "cuda").to(
+        device, non_blocking=True
+    )
 
 
 def pages_for(num_vectors: int) -> int:

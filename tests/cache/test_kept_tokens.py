@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -42,6 +44,14 @@ def test_mask_is_what_was_appended_in_order(runs):
     kept, plain = build(runs)
     assert kept.num_tokens == len(plain[0])
     assert kept.mask(NUM_HEADS, CPU).tolist() == plain
+
+
+@settings(max_examples=60, deadline=None)
+@given(runs)
+def test_neighbouring_runs_of_one_kind_are_one(runs):
+    kept, _ = build(runs)
+    kinds = [segment.bits is None for segment in kept.segments]
+    assert all(one != other for one, other in pairwise(kinds))
 
 
 @settings(max_examples=60, deadline=None)
