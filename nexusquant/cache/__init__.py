@@ -5,7 +5,7 @@ from nexusquant.cache.cache import CacheMark, CompressedCache
 from nexusquant.cache.codec import CODED_AT_ONCE
 from nexusquant.cache.hf_compat import checkpointed, forward_options, head_dims, watched_keys
 from nexusquant.cache.hf_devices import layer_devices, named_weights
-from nexusquant.cache.hf_one_token import one_token_forwards
+from nexusquant.cache.hf_one_token import OneTokenForwards
 from nexusquant.cache.kernel_sizes import REBUILT_BYTES, have_kernels, kernel_table_bytes
 from nexusquant.cache.layer_choice import supported_layers
 from nexusquant.cache.profile import ModelProfile
@@ -24,7 +24,7 @@ from nexusquant.cache.stored_size import (
     layer_shapes,
 )
 from nexusquant.cache.usage import CacheUsage
-from nexusquant.kernels import decode_problem, triton_problem
+from nexusquant.kernels import decode_problem, needs_masks, triton_problem
 
 __all__ = [
     "ATTENTION_NAME",
@@ -39,6 +39,7 @@ __all__ = [
     "CompressedCache",
     "LayerShape",
     "ModelProfile",
+    "OneTokenForwards",
     "ProfileBuilder",
     "StoredParts",
     "StoredSize",
@@ -55,7 +56,7 @@ __all__ = [
     "load_cache",
     "load_profile",
     "named_weights",
-    "one_token_forwards",
+    "needs_masks",
     "save_profile",
     "scalings_for",
     "steps_problem",

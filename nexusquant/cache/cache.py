@@ -142,7 +142,7 @@ class CompressedCache(hf_compat.Cache):
         return super().get_mask_sizes(query_length, layer_idx)
 
     def expect(self, num_tokens: int) -> None:
-        """Have memory for so many tokens of a text at once, which are about to come in chunks."""
+        """Have memory for so many tokens that are about to come in chunks; 0: no more come."""
         for layer in self._compressed_layers():
             layer.expect(num_tokens)
 

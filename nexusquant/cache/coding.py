@@ -12,7 +12,7 @@ import torch
 
 from nexusquant.cache.codec import NO_TOOLS, CodingTools, LayerCodec, tools_for
 from nexusquant.cache.kept import KeptTokens, indices_of
-from nexusquant.cache.pages import PackedPages
+from nexusquant.cache.pages import PackedPages, on_device
 from nexusquant.kernels import PackedView
 
 if TYPE_CHECKING:
@@ -98,17 +98,21 @@ def join(
     return tuple(torch.cat(pair, dim=1) for pair in zip(before, after, strict=True))
 
 
-def view_of(
-    pages: PackedPages,
-    codec: LayerCodec,
-    lengths: torch.Tensor,
-    positions: torch.Tensor,
-    first_position: int | None,
-) -> PackedView:
-    """What a kernel is told of a layer's pages; see `PackedView`."""
-    stored = (pages.keys, pages.values, pages.page_table, lengths, positions)
+def view_of(layer: CompressedLayer, num_more: int = 0) -> PackedView:
+    """What a kernel is told of a layer's pages; see `PackedView`.
+
+    Args:
+        layer: With pages.
+        num_more: Tokens to come, which there is to be room for among the positions.
+    """
+    pages, codec, first = layer.pages, layer.codec, layer.sinks[0].shape[1]
+    device = pages.page_table.device
+    positions = positions_of(layer.kept, first, pages.lengths, num_more, device)
     return PackedView(
-        *stored, codec.keys, codec.values, codec.rotary, codec.pairing, first_position
+        *(pages.keys, pages.values, pages.page_table),
+        *(on_device(pages.lengths, device), positions),
+        *(codec.keys, codec.values, codec.rotary, codec.pairing),
+        first_position=first if layer.kept.is_whole else None,
     )
 
 

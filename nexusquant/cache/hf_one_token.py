@@ -9,7 +9,6 @@ Nothing is replaced but inside `in_force`. Tested with transformers 5.17 and 5.2
 from __future__ import annotations
 
 import sys
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -35,6 +34,7 @@ class OneTokenForwards:
         model: The model, with its weights where they stay.
     """
 
+    @torch.no_grad()
     def __init__(self, model: PreTrainedModel) -> None:
         self._forwards: list[tuple[nn.Module, Forward]] = []
         self._rotations: list[tuple[ModuleType, Callable, Callable]] = []
@@ -61,29 +61,20 @@ class OneTokenForwards:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """Replace them. More tokens than one still go the model's own way."""
-        for module, forward in self._forwards:
+        """Replace them. More tokens than one still go the model's own way, but for norms."""
+        # hooks may have come since, and another thread may be here already
+        replaced = [pair for pair in self._forwards if "forward" not in vars(pair[0])]
+        for module, forward in replaced:
             module.forward = forward
         for home, _, rotate in self._rotations:
             setattr(home, _ROTATION, rotate)
         try:
             yield
         finally:
-            for module, _ in self._forwards:
-                del module.forward
+            for module, _ in replaced:
+                vars(module).pop("forward", None)
             for home, own, _ in self._rotations:
                 setattr(home, _ROTATION, own)
-
-
-_KNOWN: weakref.WeakKeyDictionary[PreTrainedModel, OneTokenForwards] = weakref.WeakKeyDictionary()
-
-
-def one_token_forwards(model: PreTrainedModel) -> OneTokenForwards:
-    """Those of a model, found once."""
-    if model not in _KNOWN:
-        with torch.no_grad():
-            _KNOWN[model] = OneTokenForwards(model)
-    return _KNOWN[model]
 
 
 def _made_for(module: nn.Module) -> Forward | None:
@@ -117,6 +108,11 @@ def _is_gated(module: nn.Module) -> bool:
     )
 
 
+def _is_bare(part: nn.Module) -> bool:
+    """Whether a part is still what was looked at: adapters and hooks may have come since."""
+    return type(part) is nn.Linear and not part._forward_hooks and not part._forward_pre_hooks
+
+
 def _eps_of(module: nn.Module) -> float | None:
     """What a norm adds to the mean square; None if it is not of the kind that is known."""
     weights = dict(module.named_parameters())
@@ -148,7 +144,8 @@ def _norm_like(module: nn.Module) -> Forward:
 
 def _gated_like(module: nn.Module) -> Forward:
     def forward(x: torch.Tensor) -> torch.Tensor:
-        if _is_one(x, module.gate_proj.weight):
+        parts = (module.gate_proj, module.up_proj)
+        if all(map(_is_bare, parts)) and _is_one(x, module.gate_proj.weight):
             return module.down_proj(gated_one(x, module.gate_proj.weight, module.up_proj.weight))
         return type(module).forward(module, x)
 
@@ -163,7 +160,11 @@ def _agrees(module: nn.Module, forward: Forward) -> bool:
     weight = next(module.parameters())
     width = weight.shape[-1] if weight.dim() == 1 else _width_of(module)
     x = _sample(1, 1, width, like=weight)
-    return _are_near(module(x), forward(x))
+    try:
+        return _are_near(module(x), forward(x))
+    except (RuntimeError, TypeError, ValueError):
+        # one that takes something else
+        return False
 
 
 def _width_of(module: nn.Module) -> int:

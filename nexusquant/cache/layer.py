@@ -17,15 +17,15 @@ import torch
 
 from nexusquant.cache.attention import CacheHandle
 from nexusquant.cache.codec import FIT_QUERIES, NO_TOOLS, CodingTools, LayerCodec
-from nexusquant.cache.coding import code_tokens, join, positions_of, vectors_of, view_of
+from nexusquant.cache.coding import code_tokens, join, vectors_of, view_of
 from nexusquant.cache.hf_compat import CacheLayerMixin, causal_sdpa
 from nexusquant.cache.kept import KeptTokens
 from nexusquant.cache.layer_mark import LayerMark
 from nexusquant.cache.layer_steps import LayerSteps
-from nexusquant.cache.pages import PackedPages, on_device
+from nexusquant.cache.pages import PackedPages
 from nexusquant.cache.room import Room
 from nexusquant.config import PAGE_SIZE, CompressionConfig
-from nexusquant.kernels import PackedView, packed_attention
+from nexusquant.kernels import packed_attention
 
 
 class CompressedLayer(CacheLayerMixin):
@@ -122,8 +122,10 @@ class CompressedLayer(CacheLayerMixin):
         return handle, handle
 
     def expect(self, num_tokens: int) -> None:
-        """Have memory for the tokens of a span at once; growing chunk by chunk would copy them."""
+        """Have memory for a span at once, which else is copied for every chunk; 0: for no more."""
         self.num_expected = num_tokens
+        if num_tokens == 0 and self.room is not None:
+            self.room, self.recent = None, tuple(held.clone() for held in self.recent)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Ask for a mask over the new tokens only: they are causal, all older ones are visible."""
@@ -149,7 +151,7 @@ class CompressedLayer(CacheLayerMixin):
             exact = (held.unsqueeze(0).to(query.dtype) for held in self._wide_recent())
             output = causal_sdpa(module, query, *exact, scaling)
         else:
-            view = None if nothing_coded else self._packed_view()
+            view = None if nothing_coded else view_of(self)
             output = packed_attention(query[0], view, *self._all_exact(), scaling, softcap)
             output = output.transpose(0, 1)[None]
         self.code_overflow()
@@ -163,13 +165,6 @@ class CompressedLayer(CacheLayerMixin):
     def _all_exact(self) -> tuple[torch.Tensor, ...]:
         sinks = self.sinks if self.codec is None else self.codec.widen(*self.sinks, first=0)
         return join(sinks, self._wide_recent())
-
-    def _packed_view(self) -> PackedView:
-        first, device = self.sinks[0].shape[1], self.pages.page_table.device
-        positions = positions_of(self.kept, first, self.pages.lengths, 0, device)
-        lengths = on_device(self.pages.lengths, device)
-        whole_from = first if self.kept.is_whole else None
-        return view_of(self.pages, self.codec, lengths, positions, whole_from)
 
     def _observe(self, query: torch.Tensor, scaling: float) -> None:
         """Remember the newest queries of the span for the scorer."""

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from nexusquant.cache.codec import NO_TOOLS, LayerCodec
-from nexusquant.cache.coding import positions_of, view_of
-from nexusquant.cache.pages import on_device
+from nexusquant.cache.coding import view_of
 from nexusquant.config import PAGE_SIZE
-from nexusquant.kernels import PackedView, hold_token, packed_attention
+from nexusquant.kernels import hold_token, packed_attention
 
 if TYPE_CHECKING:
     from nexusquant.cache.layer import CompressedLayer
@@ -82,7 +81,7 @@ class LayerSteps:
             dim=1,
         )
         layer.pages.reserve(num_ahead)
-        self._view = _view_with_room(layer, num_ahead)
+        self._view = view_of(layer, num_ahead)
         self._wide_keys: torch.Tensor | None = None
         self.tools = NO_TOOLS
 
@@ -156,11 +155,3 @@ def _in_buffer(sinks: torch.Tensor, recent: torch.Tensor, num_slots: int) -> tor
     held = torch.cat([sinks, recent], dim=1)
     buffer[:, : held.shape[1]] = held
     return buffer
-
-
-def _view_with_room(layer: CompressedLayer, num_ahead: int) -> PackedView:
-    first, device = layer.sinks[0].shape[1], layer.pages.page_table.device
-    lengths = on_device(layer.pages.lengths, device)
-    positions = positions_of(layer.kept, first, layer.pages.lengths, num_ahead, device)
-    whole_from = first if layer.kept.is_whole else None
-    return view_of(layer.pages, layer.codec, lengths, positions, whole_from)

@@ -112,7 +112,9 @@ def restore(
         raise CacheStateError(
             f"{path.name} was made with another model; read the text again with this one."
         )
-    if _config_from(header) != config:
+    # how a text is read is not what is stored of it
+    read_alike = replace(_config_from(header), exact_prefill_tokens=config.exact_prefill_tokens)
+    if read_alike != config:
         raise CacheStateError(
             f"{path.name} was compressed with other settings; use those, or read the text again."
         )

@@ -18,6 +18,7 @@ from nexusquant.cache import (
     REREAD_BYTES,
     LayerShape,
     have_kernels,
+    needs_masks,
 )
 from nexusquant.config import PAGE_SIZE
 from nexusquant.engine.rereading import LEAD, STRETCH
@@ -195,7 +196,11 @@ def chunk_shape(
         BLOCK_BYTES["cuda" if on_gpu else "cpu"],
         width * config.hidden_size * value_bytes * precision.is_quantized,
         has_kernels=on_gpu and not is_capped and have_kernels(shapes, value_bytes),
-        has_flash=on_gpu and not is_capped and value_bytes == 2 and largest <= _LARGEST_IN_FLASH,
+        has_flash=on_gpu
+        and not is_capped
+        and value_bytes == 2
+        and largest <= _LARGEST_IN_FLASH
+        and not needs_masks(),
     )
 
 

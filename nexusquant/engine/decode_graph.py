@@ -5,7 +5,7 @@ Knows a model, a cache's buffers and a sampler. Must not know text, or when an a
 A model of billions of weights is started kernel by kernel by the host, which takes longer than the
 kernels do. A graph is started at once. It repeats the same kernels on the same addresses: so the
 newest token, its position and the cache's counters live on the device. What is left between two
-kernels is made less by having fewer of them: see `one_token_forwards`.
+kernels is made less by having fewer of them: see `OneTokenForwards`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
@@ -20,14 +21,46 @@ from transformers import PreTrainedModel
 from nexusquant.cache import (
     CacheSteps,
     CompressedCache,
+    OneTokenForwards,
     forward_options,
-    one_token_forwards,
+    steps_problem,
 )
 from nexusquant.engine.sampling import Sampler
 
 WARM_STEPS = 2
 """Steps done kernel by kernel before one is recorded: the first builds kernels and tables, the
-second shows whether anything asks the device for a number. That is known of a model after one."""
+second shows whether anything asks the device for a number. Where steps of the model were recorded
+before, that is not looked for: recording fails at it too."""
+
+
+@dataclass
+class RecordingTrial:
+    """What is known about recording the steps of a model as a CUDA graph: one answer tries.
+
+    Args:
+        problem: Why they cannot be recorded; None while nothing speaks against it.
+        is_wanted: Whether somebody asked for it.
+        is_proved: Whether it was done.
+        forwards: What has the model take fewer kernels in a step, once that is found.
+    """
+
+    problem: str | None = None
+    is_wanted: bool = True
+    is_proved: bool = False
+    forwards: OneTokenForwards | None = None
+
+    def problem_with(self, cache: CompressedCache, device: torch.device) -> str | None:
+        """Say why steps over this cache are not recorded, or None if they are to be.
+
+        Args:
+            cache: With the whole prompt in it.
+            device: Where logits are.
+        """
+        if not self.is_wanted:
+            return "it was not asked for"
+        if self.problem is None and device.type != "cuda":
+            return f"there are no graphs for the device {device.type!r}"
+        return self.problem or steps_problem(cache.layers)
 
 
 class DecodeGraph:
@@ -41,7 +74,7 @@ class DecodeGraph:
         sampler: Chooses.
         token: The newest token, which was not fed yet. [1, 1], int64.
         most_steps: Steps that will be wanted.
-        is_proved: Whether steps of this model were recorded before.
+        trial: Of this model; None: nothing is known of it.
     """
 
     def __init__(
@@ -51,15 +84,15 @@ class DecodeGraph:
         sampler: Sampler,
         token: torch.Tensor,
         most_steps: int,
-        is_proved: bool = False,
+        trial: RecordingTrial | None = None,
     ) -> None:
         self._model, self._cache, self._sampler = model, cache, sampler
         self._options = forward_options(model)
         self.token = token.clone()
         self._num_left = most_steps
-        self.is_proved = is_proved
-        on_gpu = token.is_cuda
-        self._fewer_kernels = one_token_forwards(model).in_force if on_gpu else nullcontext
+        self._trial = trial or RecordingTrial()
+        if token.is_cuda and self._trial.forwards is None:
+            self._trial.forwards = OneTokenForwards(model)
         self._open()
 
     def turn_page(self) -> None:
@@ -84,7 +117,7 @@ class DecodeGraph:
             self._step()
         elif self._is_recorded:
             self._graph.replay()
-        elif self._num_warm < (1 if self.is_proved else WARM_STEPS):
+        elif self._num_warm < (1 if self._trial.is_proved else WARM_STEPS):
             self._warm_up()
         else:
             self._record()
@@ -113,7 +146,8 @@ class DecodeGraph:
     @torch.no_grad()
     def _step(self) -> None:
         """Everything that is recorded."""
-        with self._fewer_kernels(), self._cache.scaled_positions():
+        forwards = self._trial.forwards
+        with forwards.in_force() if forwards else nullcontext(), self._cache.scaled_positions():
             output = self._model(
                 input_ids=self.token,
                 position_ids=self._steps.position,
@@ -137,7 +171,7 @@ class DecodeGraph:
         # the outer context restores the stream where recording fails at its end
         with torch.cuda.stream(torch.cuda.current_stream()), self._recording:
             self._step()
-        self._is_recorded = self.is_proved = True
+        self._is_recorded = self._trial.is_proved = True
         self._graph.replay()
 
 

@@ -6,43 +6,14 @@ Knows how a step is done and read. Must not know text, or when an answer ends.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
 
-from nexusquant.cache import CompressedCache, steps_problem
-from nexusquant.engine.decode_graph import DecodeGraph
+from nexusquant.cache import CompressedCache
+from nexusquant.engine.decode_graph import DecodeGraph, RecordingTrial
 from nexusquant.engine.prefill import forward
 from nexusquant.engine.sampling import Sampler
-
-
-@dataclass
-class RecordingTrial:
-    """What is known about recording the steps of a model as a CUDA graph: one answer tries.
-
-    Args:
-        problem: Why they cannot be recorded; None while nothing speaks against it.
-        is_wanted: Whether somebody asked for it.
-        is_proved: Whether it was done.
-    """
-
-    problem: str | None = None
-    is_wanted: bool = True
-    is_proved: bool = False
-
-    def problem_with(self, cache: CompressedCache, device: torch.device) -> str | None:
-        """Say why steps over this cache are not recorded, or None if they are to be.
-
-        Args:
-            cache: With the whole prompt in it.
-            device: Where logits are.
-        """
-        if not self.is_wanted:
-            return "it was not asked for"
-        if self.problem is None and device.type != "cuda":
-            return f"there are no graphs for the device {device.type!r}"
-        return self.problem or steps_problem(cache.layers)
 
 
 class Decoder:
@@ -109,9 +80,8 @@ class Decoder:
             if self._graph is None:
                 given = (self._model, self._cache, self._sampler, self._token)
                 num_steps = self._most_tokens - self._num_started
-                self._graph = DecodeGraph(*given, num_steps, self._trial.is_proved)
+                self._graph = DecodeGraph(*given, num_steps, self._trial)
             self._token = self._graph.run()
-            self._trial.is_proved |= self._graph.is_proved
         except (RuntimeError, TypeError, ValueError) as error:
             self._give_up(error)
             return False

@@ -58,13 +58,17 @@ def prefill_chunks(
     num_total, num_done = token_ids.shape[1], 0
     logits = torch.empty(0)
     cache.expect(num_total)
-    for chunk in _chunks(token_ids.to(model.device), chunk_size):
-        logits = forward(model, chunk, cache)
-        if logits.is_cuda:
-            # progress is what is done, not what is queued; and a stop finds one chunk at most
-            torch.cuda.synchronize(logits.device)
-        num_done += chunk.shape[1]
-        yield PrefillProgress(num_done, num_total, time.perf_counter() - started)
+    try:
+        for chunk in _chunks(token_ids.to(model.device), chunk_size):
+            logits = forward(model, chunk, cache)
+            if logits.is_cuda:
+                # progress is what is done, not what is queued; and a stop finds one chunk at most
+                torch.cuda.synchronize(logits.device)
+            num_done += chunk.shape[1]
+            yield PrefillProgress(num_done, num_total, time.perf_counter() - started)
+    finally:
+        if num_done < num_total:
+            cache.expect(0)
     return logits
 
 

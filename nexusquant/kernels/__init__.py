@@ -8,7 +8,7 @@ from nexusquant.kernels.decode_attention import PackedView, decode_problem, pack
 from nexusquant.kernels.encode import encode, encode_into
 from nexusquant.kernels.hold import hold_token
 from nexusquant.kernels.one_token import gated_one, linear_one, norm_one, rotate_one
-from nexusquant.kernels.prefill_attention.exact import attend_exactly
+from nexusquant.kernels.prefill_attention.exact import attend_exactly, needs_masks
 
 __all__ = [
     "PackedView",
@@ -19,6 +19,7 @@ __all__ = [
     "gated_one",
     "hold_token",
     "linear_one",
+    "needs_masks",
     "norm_one",
     "packed_attention",
     "rotate_one",

@@ -17,8 +17,11 @@ def encoders_of(quantizers: Sequence[E8Quantizer]) -> list[Tensor]:
     """`encoder` of each quantizer; one that comes again is inverted once."""
     distinct = list({id(quantizer): quantizer for quantizer in quantizers}.values())
     found = {}
-    for dim in {quantizer.dim for quantizer in distinct}:
-        of_size = [quantizer for quantizer in distinct if quantizer.dim == dim]
+    # of one size, and on one device: layers may be on several
+    alike: dict[tuple[int, torch.device], list[E8Quantizer]] = {}
+    for quantizer in distinct:
+        alike.setdefault((quantizer.dim, quantizer.basis.device), []).append(quantizer)
+    for (dim, _), of_size in alike.items():
         for quantizer, inverse in zip(of_size, _inverses(of_size, dim), strict=True):
             found[id(quantizer)] = inverse[..., : quantizer.num_coded].contiguous()
     return [found[id(quantizer)] for quantizer in quantizers]

@@ -135,6 +135,14 @@ def test_the_same_weights_with_another_rope_are_refused(saved):
         load_cache(saved, other)
 
 
+def test_how_a_text_was_read_is_no_part_of_what_is_stored(model, saved):
+    config = replace(storage.read_config(saved), exact_prefill_tokens=123)
+    cache = CompressedCache(model, config)
+    cache.restore(saved)
+    assert cache.usage().stored_bytes == load_cache(saved, model).usage().stored_bytes
+    assert cache.config == config
+
+
 def test_another_config_is_refused(model, saved):
     for other in (TWO_BIT, replace(EVICTING, recent_window=16), OFF):
         with pytest.raises(CacheStateError, match="other settings"):

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import DynamicCache
 from transformers.models.llama import modeling_llama
 
-from nexusquant.cache import hf_one_token, one_token_forwards
+from nexusquant.cache import OneTokenForwards, hf_one_token
 
 FAMILIES = {**tiny_models.FULL_ATTENTION, **tiny_models.HYBRID}
 TOKEN = tiny_models.token_ids(1)
@@ -43,7 +43,7 @@ def calls(monkeypatch):
 def test_every_family_gives_the_same_logits(family):
     model = FAMILIES[family]().to(torch.bfloat16)
     expected = logits_after(model)
-    forwards = one_token_forwards(model)
+    forwards = OneTokenForwards(model)
     assert forwards.num_replaced > 0
     with forwards.in_force():
         actual = logits_after(model)
@@ -55,7 +55,7 @@ def test_every_family_gives_the_same_logits(family):
 def test_a_llama_goes_this_way_for_everything_between_two_attentions(calls):
     model = tiny_models.llama().to(torch.bfloat16)
     expected = logits_after(model)
-    forwards = one_token_forwards(model)
+    forwards = OneTokenForwards(model)
     calls.clear()
     with forwards.in_force():
         assert torch.equal(logits_after(model), expected)
@@ -69,14 +69,14 @@ def test_a_llama_goes_this_way_for_everything_between_two_attentions(calls):
 
 def test_more_tokens_and_other_types_go_the_models_own_way(calls):
     model = tiny_models.llama()
-    wide = one_token_forwards(model)
+    wide = OneTokenForwards(model)
     calls.clear()
     with wide.in_force():
         logits_after(model)
     assert "linear_one" not in calls
     assert "gated_one" not in calls
     model = tiny_models.llama().to(torch.bfloat16)
-    forwards = one_token_forwards(model)
+    forwards = OneTokenForwards(model)
     calls.clear()
     with forwards.in_force():
         logits_after(model, tiny_models.token_ids(2))
@@ -86,13 +86,12 @@ def test_more_tokens_and_other_types_go_the_models_own_way(calls):
 def test_nothing_stays_replaced():
     model = tiny_models.llama().to(torch.bfloat16)
     own = modeling_llama.apply_rotary_pos_emb
-    forwards = one_token_forwards(model)
+    forwards = OneTokenForwards(model)
     with pytest.raises(KeyError), forwards.in_force():
         assert modeling_llama.apply_rotary_pos_emb is not own
         raise KeyError
     assert modeling_llama.apply_rotary_pos_emb is own
     assert not any("forward" in vars(module) for module in model.modules())
-    assert one_token_forwards(model) is forwards
 
 
 class OffsetRMSNorm(nn.Module):
@@ -108,9 +107,9 @@ class OffsetRMSNorm(nn.Module):
 
 def test_a_norm_that_does_something_else_is_left_alone():
     model = tiny_models.llama()
-    before = one_token_forwards(tiny_models.llama()).num_replaced
+    before = OneTokenForwards(tiny_models.llama()).num_replaced
     model.model.norm = OffsetRMSNorm()
-    assert one_token_forwards(model).num_replaced == before - 1
+    assert OneTokenForwards(model).num_replaced == before - 1
 
 
 def test_a_rotation_of_neighbours_is_left_alone(monkeypatch):
@@ -121,16 +120,16 @@ def test_a_rotation_of_neighbours_is_left_alone(monkeypatch):
         return own(query[..., order], key[..., order], cos, sin)
 
     monkeypatch.setattr(modeling_llama, "apply_rotary_pos_emb", of_neighbours)
-    with one_token_forwards(tiny_models.llama()).in_force():
+    with OneTokenForwards(tiny_models.llama()).in_force():
         assert modeling_llama.apply_rotary_pos_emb is of_neighbours
 
 
 def test_what_a_hook_took_over_is_left_alone():
     model = tiny_models.llama().to(torch.bfloat16)
-    before = one_token_forwards(tiny_models.llama().to(torch.bfloat16)).num_replaced
+    before = OneTokenForwards(tiny_models.llama().to(torch.bfloat16)).num_replaced
     layer = model.model.layers[0].self_attn.q_proj
     layer.forward = layer.forward
-    forwards = one_token_forwards(model)
+    forwards = OneTokenForwards(model)
     assert forwards.num_replaced == before - 1
     with forwards.in_force():
         pass

@@ -48,7 +48,7 @@ def test_greedy_text_equals_transformers_generate(tiny: LoadedModel) -> None:
 def test_prefill_reports_every_chunk_up_to_the_last_token(tiny: LoadedModel) -> None:
     events, _ = run(tiny, GREEDY)
     progress = [event for event in events if isinstance(event, PrefillProgress)]
-    assert [event.num_done for event in progress] == [450, 900]
+    assert [event.num_done for event in progress] == [512, 900]
     assert {event.num_total for event in progress} == {len(PROMPT)}
     assert progress[0].elapsed_s <= progress[1].elapsed_s
 
@@ -113,7 +113,7 @@ def test_closing_during_prefill_stops_after_the_chunk_at_hand(tiny: LoadedModel)
     events = Generator(tiny).generate(PROMPT, cache, GREEDY)
     next(events)
     events.close()
-    assert cache.num_seen_tokens == 450
+    assert cache.num_seen_tokens == 512
 
 
 def test_a_prompt_longer_than_the_context_is_refused_with_both_numbers(tiny: LoadedModel) -> None:

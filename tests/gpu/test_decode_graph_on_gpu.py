@@ -129,6 +129,29 @@ def test_draws_on_the_gpu_are_those_of_multinomial() -> None:
         assert torch.equal(sampler.next_token(logits), expected)
 
 
+def test_a_second_answer_takes_one_plain_step_and_says_the_same() -> None:
+    model, trial = llama().to(GPU, torch.bfloat16), RecordingTrial()
+    first, leads, problem = answer(model, PRESETS["high"], trial)
+    assert problem is None
+    assert trial.is_proved
+    assert trial.forwards.num_replaced > 0
+    forwards = trial.forwards
+    second, fewer_leads, _ = answer(model, PRESETS["high"], trial)
+    assert second == first
+    assert trial.forwards is forwards
+    assert len(fewer_leads) == len(leads) - 1
+
+
+def test_vectors_that_cannot_be_coded_are_told_of() -> None:
+    model = llama().to(GPU)
+    cache = CompressedCache(model, PRESETS["safe"], profile_of(16))
+    with torch.no_grad():
+        model(document.to(GPU), past_key_values=cache)
+    cache.layers[1].recent[0][0, 100, 3] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        cache.finish_prefill()
+
+
 def test_a_model_that_asks_the_device_is_not_recorded_and_answers_all_the_same() -> None:
     model = llama().to(GPU)
     expected = answer(model, PRESETS["safe"], Plain())[0]

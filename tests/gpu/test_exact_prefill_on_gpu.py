@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from nexusquant.kernels import attend_exactly
+from nexusquant.kernels.prefill_attention import exact
 
 pytestmark = [
     pytest.mark.gpu,
@@ -40,3 +42,21 @@ def test_it_is_causal_and_sees_all_that_is_older(
 def test_without_a_kernel_nothing_is_given() -> None:
     query, key = (torch.randn(1, 2, count, 64, device="cuda") for count in (5, 9))
     assert attend_exactly(query, key, key, 0.1) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_two_parts_put_together_are_the_whole(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    query, key, value = (
+        torch.randn(1, heads, count, 128, device="cuda", dtype=dtype)
+        for heads, count in ((8, 1024), (2, 3072), (2, 3072))
+    )
+    older, own = ((key[:, :, part], value[:, :, part]) for part in (slice(2048), slice(2048, None)))
+    try:
+        actual = exact._by_parts(query, older, own, 0.1).float()
+    except RuntimeError:
+        pytest.skip("cuDNN has no attention for this card")
+    bias = causal_lower_right(1024, 3072)
+    options = {"attn_mask": bias, "scale": 0.1, "enable_gqa": True}
+    expected = scaled_dot_product_attention(query, key, value, **options).float()
+    assert (actual - expected).norm() <= 4 * torch.finfo(dtype).eps * expected.norm()

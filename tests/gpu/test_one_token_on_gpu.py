@@ -13,7 +13,7 @@ from one_token_cases import (
 )
 from transformers import DynamicCache
 
-from nexusquant.cache import one_token_forwards
+from nexusquant.cache import OneTokenForwards
 from nexusquant.kernels.one_token import reference, triton_launch
 
 pytestmark = [
@@ -73,7 +73,7 @@ def test_products_with_matrices(dtype: torch.dtype, num_rows: int, width: int) -
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_model_gives_the_same_logits(dtype: torch.dtype) -> None:
     model = tiny_models.smollm_shaped().to("cuda", dtype)
-    forwards = one_token_forwards(model)
+    forwards = OneTokenForwards(model)
     assert forwards.num_replaced > 2 * model.config.num_hidden_layers
     prompt, token = tiny_models.token_ids(20).cuda(), tiny_models.token_ids(1).cuda()
 

@@ -13,6 +13,7 @@ from nexusquant.kernels.one_token.triton_kernel import (
     norm_kernel,
     rotate_kernel,
 )
+from nexusquant.kernels.one_token.triton_launch import tiling_for as tiling_for_one
 from nexusquant.kernels.triton_probe import double_kernel
 from nexusquant.lattice import E8Quantizer, Pairing
 
@@ -75,11 +76,12 @@ def test_hold_compiles_for_every_card(capability):
     assert resources.spilled_bytes == 0
 
 
+TILING = tiling_for_one(4096)
 ONE_TOKEN = {
     norm_kernel: {"DIM": 4096, "BLOCK": 4096},
     rotate_kernel: {"DIM": 128, "TURNED": 128, "BLOCK": 128},
-    linear_kernel: {"WIDTH": 4096, "ROWS": 4, "CHUNK": 1024, "HAS_BIAS": True},
-    gated_kernel: {"WIDTH": 4096, "ROWS": 4, "CHUNK": 1024},
+    linear_kernel: {"WIDTH": 4096, "ROWS": TILING.rows, "CHUNK": TILING.chunk, "HAS_BIAS": True},
+    gated_kernel: {"WIDTH": 4096, "ROWS": TILING.rows, "CHUNK": TILING.chunk},
 }
 
 
@@ -89,6 +91,6 @@ def test_one_tokens_way_compiles_for_every_card(capability, kernel):
     numbers = {"num_rows", "num_query_heads", "query_head", "key_head"}
     signature = {name: "i32" if name in numbers else "*bf16" for name in kernel.arg_names}
     signature |= {"eps": "fp32"} if "eps" in signature else {}
-    num_warps = 8 if kernel is norm_kernel else 4
+    num_warps = {norm_kernel: 8, rotate_kernel: 1}.get(kernel, TILING.num_warps)
     resources = compile_for(kernel, capability, signature, ONE_TOKEN[kernel], num_warps)
     assert resources.spilled_bytes == 0

@@ -23,3 +23,11 @@ def test_a_known_encoder_gives_the_same_codes():
     found = coder.encode(vectors, positions, encoders_of([coder])[0])
     assert torch.equal(found.codes, expected.codes)
     assert torch.equal(found.scales, expected.scales)
+
+
+def test_coders_on_several_devices_are_inverted_each_where_it_is():
+    coder = E8Quantizer.create(16, 2, 0, "cpu")
+    here, elsewhere = encoders_of([coder, coder.to("meta")])
+    assert torch.equal(here, coder.encoder)
+    assert elsewhere.device.type == "meta"
+    assert elsewhere.shape == here.shape

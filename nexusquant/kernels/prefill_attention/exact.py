@@ -19,6 +19,16 @@ from torch.nn.functional import scaled_dot_product_attention
 _LEAST_PLANNED = 1024
 """Shorter chunks are as quick without a plan."""
 
+_LEAST_CAPABILITY = (8, 0)
+
+
+def needs_masks() -> bool:
+    """Whether a GPU of this machine lacks flash attention; without a GPU, no."""
+    if not torch.cuda.is_available():
+        return False
+    cards = map(torch.cuda.get_device_capability, range(torch.cuda.device_count()))
+    return min(cards) < _LEAST_CAPABILITY or not torch.backends.cuda.is_flash_attention_available()
+
 
 def attend_exactly(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
