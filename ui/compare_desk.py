@@ -131,7 +131,7 @@ class CompareDesk:
             sessions.append(DocumentSession(self._engine, document, question.page_numbers, config))
             return sessions[0].read()
 
-        def close() -> None:
+        def close(_: Snapshot) -> None:
             for session in sessions:
                 session.close()
 

@@ -240,12 +240,11 @@ class DocumentDesk:
         self.read = ReadDocument(session, chosen, config, self._engine.info)
         return session.read()
 
-    def _note_reading(self) -> None:
+    def _note_reading(self, _: Snapshot) -> None:
         if self.read is not None and self.read.session.is_read:
             self.read.shares = tuple(self.read.session.page_shares())
 
-    def _note_answer(self) -> None:
-        now = self.snapshot()
+    def _note_answer(self, now: Snapshot) -> None:
         if self.read is None:
             return
         self.read.asked.append(Message("user", self._question))

@@ -81,14 +81,15 @@ class Follower:
         steps: Each hands work to the engine and returns its job; one that does not end well is
             the last.
         may_begin: Asked until True; what it raises ends the request as failed.
-        at_end: Called once, however the request ended, before any snapshot says it is over.
+        at_end: Called once, however the request ended, before any snapshot says it is over; given
+            all but that. A request may end before its maker knows the follower.
     """
 
     def __init__(
         self,
         *steps: Callable[[], Job],
         may_begin: Callable[[], bool] = lambda: True,
-        at_end: Callable[[], object] = lambda: None,
+        at_end: Callable[[Snapshot], object] = lambda _: None,
     ) -> None:
         self._steps = steps
         self._may_begin = may_begin
@@ -143,7 +144,7 @@ class Follower:
         except Exception as error:  # noqa: BLE001
             end = _failed(error)
         try:
-            self._at_end()
+            self._at_end(self.snapshot())
         finally:
             # together, or the last snapshot would show a desk that is not yet settled
             with self._lock:

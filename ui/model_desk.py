@@ -86,7 +86,7 @@ class ModelDesk:
             lambda: self._engine.load(name, dtype, token=token, offload=offload),
             # a test that still runs would hold the old model beside the new one
             may_begin=lambda: all(test.is_over for test in tests),
-            at_end=lambda: self._after_load(before),
+            at_end=lambda _: self._after_load(before),
         )
         return self._loading
 

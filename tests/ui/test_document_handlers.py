@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from fake_engine import FakeEngine, out_of_memory
 from test_following import ALL_WORDS, wait_for
@@ -143,6 +145,20 @@ def test_every_question_goes_to_the_document_alone(handlers, workspace, short_fi
     assert len(last.messages) == 4
     # the document itself is not read a second time
     assert workspace.documents.read.last.stats.num_prompt_tokens < 100
+
+
+def test_an_answer_that_is_there_at_once_is_noted(handlers, workspace, short_file, me, monkeypatch):
+    read_all(handlers, workspace, short_file, me)
+
+    class AtOnce(threading.Thread):
+        def start(self):
+            self.run()
+
+    # it ends before anybody knows who follows it
+    monkeypatch.setattr("ui.following.threading.Thread", AtOnce)
+    messages = list(handlers.ask("first question", workspace.id, me))[-1].messages
+    assert [message["role"] for message in messages] == ["user", "assistant"]
+    assert workspace.documents.read.last.stats.num_new_tokens > 0
 
 
 def test_only_the_chosen_pages_are_read(handlers, workspace, tmp_path, engine, me):

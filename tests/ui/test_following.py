@@ -131,14 +131,14 @@ def test_what_goes_wrong_before_the_job_is_reported_too(engine):
 def test_the_end_is_called_once_however_it_ended(engine, script, fails):
     script.fail_next = ValueError("too long") if fails else None
     ends = []
-    follower = Follower(reply(engine), at_end=lambda: ends.append(1))
+    follower = Follower(reply(engine), at_end=lambda last: ends.append(last.phase.is_over))
     assert follower.wait(5)
-    assert ends == [1]
+    assert ends == [False]
 
 
 def test_no_snapshot_says_it_is_over_before_the_end_was_dealt_with(engine):
     may_end = threading.Event()
-    follower = Follower(reply(engine), at_end=lambda: may_end.wait(5))
+    follower = Follower(reply(engine), at_end=lambda _: may_end.wait(5))
     seen = follower.snapshots(interval_s=0.01)
     wait_for(lambda: follower.snapshot().finished)
     assert not follower.snapshot().phase.is_over
