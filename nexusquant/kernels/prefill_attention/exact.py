@@ -2,8 +2,8 @@
 
 Knows torch's own kernels. Those that see all that is older and, of the chunk itself, what is not
 newer, need no mask. cuDNN's has no such form: there the two are attended to apart, and put together
-by what each softmax summed up to. It plans every shape for some 40 ms, so it is for those that come
-again only. On an H100 it takes half of flash attention's time.
+by what each softmax summed up to. It plans every new shape, which takes longer than a chunk: it is
+for shapes that come again.
 """
 
 from __future__ import annotations
