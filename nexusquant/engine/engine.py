@@ -16,7 +16,7 @@ import torch
 from nexusquant.config import CompressionConfig, RopeScaling
 from nexusquant.engine.chat import Message
 from nexusquant.engine.conversation import Conversation
-from nexusquant.engine.decoding import RecordingTrial
+from nexusquant.engine.decode_graph import RecordingTrial
 from nexusquant.engine.default_model import MODEL_NAME, default_model_dir, prepare_default_model
 from nexusquant.engine.devices import cap_gpu_memory, choose_device, devices_of
 from nexusquant.engine.downloads import fetch_model

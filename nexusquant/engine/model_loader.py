@@ -29,7 +29,7 @@ from nexusquant.cache import (
     supported_layers,
 )
 from nexusquant.config import RopeScaling
-from nexusquant.engine.decoding import RecordingTrial
+from nexusquant.engine.decode_graph import RecordingTrial
 from nexusquant.engine.devices import choose_device, devices_of, kernel_notes
 from nexusquant.engine.memory import MemoryReading, read_memory
 from nexusquant.engine.placement import Card, Placement, place_weights
