@@ -22,7 +22,8 @@ pytestmark = pytest.mark.browser
 PHONE = (390, 844)
 LINE = "The keeper wrote down the weather and counted the ships that passed.\n"
 SLOW = 0.08
-CUT_STREAM = "ERR_INCOMPLETE_CHUNKED_ENCODING"
+CUT_STREAM = ("ERR_INCOMPLETE_CHUNKED_ENCODING", "TypeError: network error")
+"""A stream that the server broke off, as the browser and as Gradio's script call it."""
 
 
 @pytest.fixture(scope="module")
@@ -427,12 +428,16 @@ def test_fifty_random_events_never_run_two_jobs_at_once(visit, site):
     assert site.engine.num_overlaps == 0
     assert len(site.engine.prompts) - before >= 10
     site.script.token_delay_s = 0.0
-    ask(tabs[0], "still alive?")
-    wait_for_text(tabs[0], "#chat-log", "still alive?")
-    wait_for_text(tabs[0], "#chat-figures", "12 tokens")
+    for number, page in enumerate(tabs):
+        ask(page, f"still alive, {number}?")
+        wait_for_text(page, "#chat-log", f"still alive, {number}?")
+        wait_for_text(page, "#chat-figures", "12 tokens")
+        page.wait_for_selector("#chat-send", state="visible")
     # Gradio breaks off a stream that opens just as the last message of its page was delivered, and
-    # opens another: the page has gone on, as was seen
-    visitor.complaints[:] = [text for text in visitor.complaints if CUT_STREAM not in text]
+    # opens another: both pages have gone on, as was seen
+    visitor.complaints[:] = [
+        text for text in visitor.complaints if not any(cut in text for cut in CUT_STREAM)
+    ]
 
 
 def test_presets_are_tested_while_one_chats_and_an_unsafe_one_is_asked_about(visit, site):
