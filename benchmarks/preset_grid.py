@@ -38,10 +38,10 @@ BYTES_BESIDE = 2.3
 FACTORS = {"high": 10.8, "balanced": 17.3, "max": 33.6}
 """Bytes in 16 bits over those that a combination may take; a little is left for other texts."""
 BITS = {
-    WHOLE: ((2, 2), (2.5, 2.5), (3, 3)),
-    "high": ((2, 2), (3, 3), (3.5, 3.5)),
-    "balanced": ((2, 2), (2.5, 2.5), (2.75, 2.75), (3, 3)),
-    "max": ((2, 2), (2.25, 2.25), (2.5, 2.5)),
+    WHOLE: ((2, 2), (3, 3)),
+    "high": ((2.5, 2.5), (3, 3), (3.5, 3.5)),
+    "balanced": ((2, 2), (2.25, 2.25), (2.5, 2.5), (2.75, 2.75)),
+    "max": ((1.75, 1.75), (2, 2), (2.25, 2.25), (2.5, 2.5)),
 }
 """Bits of keys and of values to try for each preset."""
 TASKS = {"needles": 28, "key-value": 14}

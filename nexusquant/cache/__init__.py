@@ -3,8 +3,9 @@
 from nexusquant.cache.attention import ATTENTION_NAME, CacheHandle
 from nexusquant.cache.cache import CacheMark, CompressedCache
 from nexusquant.cache.codec import CODED_AT_ONCE
-from nexusquant.cache.hf_compat import checkpointed, forward_options, head_dims, watched_keys
+from nexusquant.cache.hf_compat import forward_options, head_dims
 from nexusquant.cache.hf_devices import layer_devices, named_weights
+from nexusquant.cache.hf_measuring import checkpointed, watched_past
 from nexusquant.cache.hf_one_token import OneTokenForwards
 from nexusquant.cache.kernel_sizes import REBUILT_BYTES, have_kernels, kernel_table_bytes
 from nexusquant.cache.layer_choice import supported_layers
@@ -62,5 +63,5 @@ __all__ = [
     "steps_problem",
     "supported_layers",
     "triton_problem",
-    "watched_keys",
+    "watched_past",
 ]

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
@@ -16,7 +15,6 @@ from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, Dynam
 from transformers.cache_utils import DynamicSlidingWindowLayer as SlidingLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nexusquant.errors import UnsupportedModelError
 from nexusquant.kernels import attend_exactly
@@ -26,7 +24,6 @@ __all__ = [
     "CacheLayerMixin",
     "SlidingLayer",
     "causal_sdpa",
-    "checkpointed",
     "default_layers",
     "forward_options",
     "head_counts",
@@ -37,10 +34,7 @@ __all__ = [
     "rope_settings",
     "select_attention",
     "trained_length",
-    "watched_keys",
 ]
-
-_WATCHING = "nexusquant_watching"
 
 
 def select_attention(model: PreTrainedModel, name: str, function: Callable) -> None:
@@ -129,56 +123,6 @@ def rope_settings(model: PreTrainedModel) -> str:
     """How the model turns positions into angles, as text: keys depend on it as on weights."""
     config = model.config.get_text_config(decoder=True)
     return json.dumps(getattr(config, "rope_parameters", None), sort_keys=True, default=str)
-
-
-@contextmanager
-def watched_keys(
-    model: PreTrainedModel, on_gradient: Callable[[int, torch.Tensor, torch.Tensor], None]
-) -> Iterator[None]:
-    """Report the keys of every layer with the gradients that a backward pass gives them.
-
-    Args:
-        model: Its attention is SDPA, or what caps logits, as long as this lasts.
-        on_gradient: Called with the layer's index, keys and gradients, both [1, H_kv, T, D].
-    """
-
-    def attend(
-        module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, *args: object, **options
-    ) -> tuple[torch.Tensor, None]:
-        if key.requires_grad:
-            held = key.detach()
-            key.register_hook(lambda gradient: on_gradient(module.layer_idx, held, gradient))
-        is_capped = options.get("softcap") is not None
-        return (plain_softcapped if is_capped else plain_sdpa)(module, query, key, *args, **options)
-
-    before = model.config._attn_implementation
-    select_attention(model, _WATCHING, attend)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
-@contextmanager
-def checkpointed(model: PreTrainedModel) -> Iterator[None]:
-    """Let a backward pass compute each layer again instead of keeping what it needs of all."""
-    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    if not layers or not model.supports_gradient_checkpointing:
-        yield
-        return
-    before = [layer.training for layer in layers]
-    # called activation checkpointing from transformers 5.2x on
-    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
-    getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
-    # only the layers' own flag: nothing inside them behaves as in training
-    for layer in layers:
-        layer.training = True
-    try:
-        yield
-    finally:
-        getattr(model, f"{kind}_checkpointing_disable")()
-        for layer, was_training in zip(layers, before, strict=True):
-            layer.training = was_training
 
 
 def trained_length(config: PreTrainedConfig) -> int | None:
@@ -279,7 +223,7 @@ def causal_sdpa(
     return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling)[0]
 
 
-def forward_options(model: PreTrainedModel) -> dict[str, int]:
-    """Options of the model's forward that leave out the logits nobody reads."""
+def forward_options(model: PreTrainedModel, num_logits: int = 1) -> dict[str, int]:
+    """Options of the model's forward that leave out the logits nobody reads: all but the last."""
     parameters = inspect.signature(model.forward).parameters
-    return {"logits_to_keep": 1} if "logits_to_keep" in parameters else {}
+    return {"logits_to_keep": num_logits} if "logits_to_keep" in parameters else {}

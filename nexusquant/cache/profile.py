@@ -16,7 +16,15 @@ from nexusquant.cache.codec import LayerCodec
 from nexusquant.cache.hf_devices import layer_devices
 from nexusquant.cache.rotary import find_pairings, rotary_of
 from nexusquant.config import QuantConfig
-from nexusquant.lattice import E8Quantizer, KeyBasis, Pairing, Rotary, key_quantizer, share_bits
+from nexusquant.lattice import (
+    E8Quantizer,
+    KeyBasis,
+    Pairing,
+    Rotary,
+    key_quantizer,
+    share_bits,
+    share_even_bits,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,10 +34,13 @@ class ModelProfile:
     Args:
         pairings: How each layer rotates its keys.
         bases: The keys' basis of each layer; None for a layer that is not compressed.
+        value_costs: What it costs a layer's heads, in the mean, to lose their values, in the unit
+            of all layers' bases; None for a layer that is not compressed.
     """
 
     pairings: tuple[Pairing, ...]
     bases: tuple[KeyBasis | None, ...]
+    value_costs: tuple[float | None, ...]
 
 
 def compressible_layers(model: PreTrainedModel) -> list[int]:
@@ -65,19 +76,12 @@ def make_codecs(
     rotary, devices = rotary_of(model), layer_devices(model)
     pairings = profile.pairings if profile else find_pairings(model)
     keys = _key_quantizers(devices, quant, profile) if profile else [None] * len(dims)
-    # layers of a device share their coder of values: a rotation is memory too
-    values = {
-        (dim, device): E8Quantizer.create(dim, quant.value_bits, quant.rotation_seed, device)
-        for dim, device in set(zip(dims, devices, strict=True))
-        if dim % 8 == 0
-    }
+    values = _value_quantizers(dims, devices, quant, profile)
     codecs = [
-        LayerCodec(values[of_values], rotary, pairing, of_keys, quant.key_bits)
-        if of_values in values and (profile is None or of_keys is not None)
+        LayerCodec(of_values, rotary, pairing, of_keys, quant.key_bits)
+        if of_values is not None and (profile is None or of_keys is not None)
         else None
-        for of_values, pairing, of_keys in zip(
-            zip(dims, devices, strict=True), pairings, keys, strict=True
-        )
+        for of_values, pairing, of_keys in zip(values, pairings, keys, strict=True)
     ]
     return codecs, rotary if any(codecs) else None
 
@@ -91,6 +95,35 @@ def _key_quantizers(
         None if basis is None else key_quantizer(basis, next(widths), device)
         for basis, device in zip(profile.bases, devices, strict=True)
     ]
+
+
+def _value_quantizers(
+    dims: Sequence[int],
+    devices: Sequence[torch.device],
+    quant: QuantConfig,
+    profile: ModelProfile | None,
+) -> list[E8Quantizer | None]:
+    bits = [quant.value_bits if dim % 8 == 0 else None for dim in dims]
+    if profile is not None:
+        bits = _value_widths(profile, quant.value_bits)
+    kinds = list(zip(dims, bits, devices, strict=True))
+    # layers of a device share their coders of values: a rotation is memory too
+    made = {
+        (dim, of_kind, device): E8Quantizer.create(dim, of_kind, quant.rotation_seed, device)
+        for dim, of_kind, device in set(kinds)
+        if of_kind is not None
+    }
+    return [made.get(kind) for kind in kinds]
+
+
+def _value_widths(profile: ModelProfile, bits: float) -> list[tuple[int, ...] | None]:
+    coded = [
+        torch.full_like(basis.variances, cost)
+        for basis, cost in zip(profile.bases, profile.value_costs, strict=True)
+        if basis is not None
+    ]
+    widths = iter(share_even_bits(coded, bits))
+    return [None if basis is None else next(widths) for basis in profile.bases]
 
 
 def stored_tensors(codec: LayerCodec | None) -> tuple[torch.Tensor | None, ...]:

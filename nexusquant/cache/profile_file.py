@@ -1,4 +1,4 @@
-"""A model's profile as a file: safetensors, with the pairings in its header.
+"""A model's profile as a file: safetensors, with what are no tensors in its header.
 
 Knows the format. Must not know when a profile is measured.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+from math import isfinite
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -16,7 +17,7 @@ from nexusquant.cache.profile import ModelProfile
 from nexusquant.errors import CacheStateError
 from nexusquant.lattice import KeyBasis, Pairing
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _HEADER = "nexusquant_profile"
 _PARTS = ("mean", "rows", "variances")
 
@@ -33,7 +34,11 @@ def save_profile(profile: ModelProfile, path: Path) -> None:
         if basis is not None
         for name, tensor in zip(_PARTS, basis, strict=True)
     }
-    header = {"format_version": FORMAT_VERSION, "pairings": [str(p) for p in profile.pairings]}
+    header = {
+        "format_version": FORMAT_VERSION,
+        "pairings": [str(p) for p in profile.pairings],
+        "value_costs": profile.value_costs,
+    }
     partial = path.with_name(path.name + ".partial")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -64,6 +69,10 @@ def load_profile(path: Path) -> ModelProfile:
                 else None
                 for index in range(len(pairings))
             )
+            value_costs = tuple(header["value_costs"])
+            for basis, cost in zip(bases, value_costs, strict=True):
+                if (basis is None) != (cost is None) or not isfinite(cost or 0):
+                    raise ValueError(f"a cost of values of {cost}")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CacheStateError(f"{path.name} is no profile that can be read ({error}).") from error
-    return ModelProfile(pairings, bases)
+    return ModelProfile(pairings, bases, value_costs)

@@ -22,15 +22,15 @@ from nexusquant.cache.hf_compat import CacheLayerMixin, rope_settings
 from nexusquant.cache.hf_devices import named_weights
 from nexusquant.cache.kept import KeptTokens, Segment
 from nexusquant.cache.layer import CompressedLayer
+from nexusquant.cache.saved_coders import coders_from_tensors, coders_to_tensors
 from nexusquant.config import CompressionConfig, EvictionConfig, QuantConfig
 from nexusquant.errors import CacheStateError
-from nexusquant.lattice import E8Quantizer, PackedVectors, Pairing, Rotary, RotarySegment
+from nexusquant.lattice import E8Quantizer, PackedVectors, Rotary, RotarySegment
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 _HEADER = "nexusquant"
 _SAMPLES_PER_TENSOR = 32
 _EXACT_TENSORS = ("sink_keys", "sink_values", "recent_keys", "recent_values")
-_CODER_TENSORS = ("key_basis", "key_column_units", "key_gains", "key_mean")
 _PAGE_TENSORS = ("key_codes", "key_scales", "value_codes", "value_scales", "page_table")
 
 
@@ -118,6 +118,7 @@ def restore(
         raise CacheStateError(
             f"{path.name} was compressed with other settings; use those, or read the text again."
         )
+    value_coders: dict[tuple, E8Quantizer] = {}
     try:
         with safe_open(str(path), framework="pt") as file:
             records = zip(layers, header["layers"], devices, strict=True)
@@ -128,7 +129,7 @@ def restore(
                     name.split(".", 1)[1]: file.get_tensor(name).to(device, copy=True)
                     for name in names
                 }
-                _layer_from_tensors(layer, named, record)
+                _layer_from_tensors(layer, named, record, value_coders)
             if rotary is not None:
                 rotary.segments = _rope_segments(file, header["rope_starts"])
     except (SafetensorError, KeyError, ValueError, IndexError, TypeError) as error:
@@ -194,11 +195,9 @@ def _layer_to_tensors(layer: CompressedLayer) -> tuple[dict[str, torch.Tensor], 
         named.update(zip(_PAGE_TENSORS, pages, strict=True))
         record["page_lengths"] = list(layer.pages.lengths)
     if layer.codec is not None and layer.codec.keys is not None:
-        coder = layer.codec.keys
-        record["key_widths"] = list(coder.widths)
-        record["pairing"] = str(layer.codec.pairing)
-        parts = (coder.basis, coder.column_units, coder.gains, coder.mean)
-        named.update(zip(_CODER_TENSORS, parts, strict=True))
+        tensors, widths = coders_to_tensors(layer.codec)
+        named.update(tensors)
+        record.update(widths)
     for number, segment in enumerate(layer.kept.segments):
         record["segments"].append(segment.num_tokens)
         if segment.bits is not None:
@@ -207,7 +206,10 @@ def _layer_to_tensors(layer: CompressedLayer) -> tuple[dict[str, torch.Tensor], 
 
 
 def _layer_from_tensors(
-    layer: CompressedLayer, named: dict[str, torch.Tensor], record: dict
+    layer: CompressedLayer,
+    named: dict[str, torch.Tensor],
+    record: dict,
+    value_coders: dict[tuple, E8Quantizer],
 ) -> None:
     """Fill an empty layer; raises ValueError where the file contradicts itself."""
     if record["num_seen"] == 0:
@@ -215,8 +217,8 @@ def _layer_from_tensors(
     exact = tuple(named[name] for name in _EXACT_TENSORS)
     _check_exact(exact)
     if record["key_widths"]:
-        coder = _key_coder(named, record["key_widths"], exact[0].shape)
-        layer.codec = replace(layer.codec, keys=coder, pairing=Pairing(record["pairing"]))
+        seed = layer.config.quant.rotation_seed
+        layer.codec = coders_from_tensors(layer.codec, seed, named, record, value_coders)
     layer.lazy_initialization(exact[0].unsqueeze(0), exact[1].unsqueeze(0))
     layer.sinks, layer.recent = exact[:2], exact[2:]
     layer.num_seen = _count(record["num_seen"])
@@ -233,23 +235,6 @@ def _layer_from_tensors(
     layer.pages.load(keys, values, page_table, lengths)
     if layer.kept.mask(len(lengths), page_table.device).sum(dim=1).tolist() != lengths:
         raise ValueError("its page lengths are not those of its kept tokens")
-
-
-def _key_coder(
-    named: dict[str, torch.Tensor], widths: Sequence[int], shape: Sequence[int]
-) -> E8Quantizer:
-    num_kv_heads, _, dim = shape
-    expected = {
-        "key_basis": ((num_kv_heads, dim, dim), torch.int8),
-        "key_column_units": ((num_kv_heads, dim), torch.float32),
-        "key_gains": ((num_kv_heads, dim // 8), torch.float32),
-        "key_mean": ((num_kv_heads, 1, dim), torch.float32),
-    }
-    for name, (shape, dtype) in expected.items():
-        if named[name].shape != shape or named[name].dtype != dtype:
-            raise ValueError(f"its {name} has the wrong shape or type")
-    parts = (named[name] for name in _CODER_TENSORS)
-    return E8Quantizer(tuple(map(_count, widths)), *parts)
 
 
 def _rope_segments(file: safe_open, starts: Sequence[int]) -> tuple[RotarySegment, ...]:

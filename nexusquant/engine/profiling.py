@@ -1,13 +1,15 @@
-"""Measures a model once, so that its keys can be coded well: what they look like, what errors cost.
+"""Measures a model once, so that it can be coded well: what keys look like, what errors cost.
 
 Knows a model's forward and backward. Must not know files of profiles or widgets.
 
-Each text is read twice over, as one: in the second half the model looks things up in the first, as
-it does when it is asked about a text, and the keys that it finds them by show what they are worth.
+The first part of each text stands for what is in a cache. Its rest follows, and after that the
+first part once more: there the model looks things up, as it does when it is asked about a text, and
+the keys that it finds them by and the values that it finds show what they are worth.
 
-The cost of an error in a key is the Fisher information: the mean outer product of the gradient of
-log p(y) by that key, with y drawn from the model's own predictions. Everything downstream is in
-it (queries, attention, values, later layers), so that bits can compete over all layers.
+The cost of an error is the Fisher information: the mean outer product of the gradient of log p(y)
+by what is held, with y drawn from the model's own predictions. Everything downstream is in it
+(queries, attention, values, later layers), so that bits can compete over all layers. Nothing flows
+through the first part itself: it was read before anything was coded.
 """
 
 from __future__ import annotations
@@ -19,14 +21,24 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from nexusquant.cache import ModelProfile, ProfileBuilder, checkpointed, watched_keys
+from nexusquant.cache import (
+    ModelProfile,
+    ProfileBuilder,
+    checkpointed,
+    forward_options,
+    watched_past,
+)
 from nexusquant.engine.events import LoadProgress
 from nexusquant.errors import UnsupportedModelError
 
 TEXTS = ("prose.txt", "speech.txt", "code.txt")
 TEXT_DIR = Path(__file__).parent / "texts"
-TOKENS_PER_TEXT = 512
-"""Tokens of each text, before it is repeated."""
+TOKENS_PER_TEXT = 768
+"""Tokens of each text, before a part of it is repeated."""
+
+_PAST_SHARE = 2 / 3
+# what looking things up weighs, beside going on with the text; both in the mean of their tokens
+_REPEAT_WEIGHT = 0.1
 
 _STEP = "Measuring the model, once"
 
@@ -62,7 +74,9 @@ def build_profile(
         texts = builtin_texts(tokenizer)
     else:
         length = TOKENS_PER_TEXT
-        texts = list(token_ids.reshape(1, -1)[:, : len(TEXTS) * length].split(length, 1))
+        pieces = token_ids.reshape(1, -1)[:, : len(TEXTS) * length].split(length, 1)
+        # of a short rest, all would be taken for the newest tokens
+        texts = [piece for piece in pieces if piece is pieces[0] or piece.shape[1] >= LEAST_TOKENS]
     steps = profile_steps(model, texts)
     while True:
         try:
@@ -97,17 +111,27 @@ def profile_steps(
     yield LoadProgress(_STEP, 0.0)
     builder = ProfileBuilder(model)
     for number, text in enumerate(texts):
-        _read(model, torch.cat([text, text], dim=1).to(model.device), builder)
+        _read(model, text.to(model.device), builder)
         yield LoadProgress(_STEP, (number + 1) / len(texts))
     return builder.build()
 
 
-def _read(model: PreTrainedModel, token_ids: torch.Tensor, builder: ProfileBuilder) -> None:
+def _read(model: PreTrainedModel, text: torch.Tensor, builder: ProfileBuilder) -> None:
+    num_past = int(_PAST_SHARE * text.shape[1])
+    token_ids = torch.cat([text, text[:, :num_past]], dim=1)
+    watching = watched_past(model, num_past, builder.add_keys, builder.add_values)
+    num_new, num_rest = token_ids.shape[1] - num_past, text.shape[1] - num_past
+    # a gradient is squared later, and so is the weight of its loss
+    weights = torch.full((num_new,), num_rest**-0.5, device=token_ids.device)
+    weights[num_rest:] = (_REPEAT_WEIGHT / num_past) ** 0.5
     try:
-        with watched_keys(model, builder.add), _gradients_of_inputs(model), checkpointed(model):
-            logits = model(input_ids=token_ids, use_cache=False).logits[0].float()
+        with watching, _gradients_of_inputs(model), checkpointed(model):
+            options = forward_options(model, num_new)
+            output = model(input_ids=token_ids, use_cache=False, **options)
+            logits = output.logits[0, -num_new:].float()
             drawn = torch.multinomial(logits.detach().softmax(dim=-1), 1, generator=_seeded(logits))
-            torch.nn.functional.cross_entropy(logits, drawn[:, 0], reduction="sum").backward()
+            losses = torch.nn.functional.cross_entropy(logits, drawn[:, 0], reduction="none")
+            (losses * weights).sum().backward()
     except (RuntimeError, NotImplementedError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise

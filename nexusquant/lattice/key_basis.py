@@ -1,27 +1,27 @@
 """The basis in which keys are coded: fitted to how keys vary and to how much each error costs.
 
-Knows covariances and bits; knows no models and no codes beyond their error. A change d of a key
+Knows covariances and widths; knows no models and no codes beyond their step. A change d of a key
 costs about d' W d / 2 (W: mean outer product of the loss's gradients by keys, the Fisher matrix).
 In coordinates where W is the unit matrix, the eigenbasis of the keys' covariance (Karhunen-Loeve)
 and reverse water-filling (Cover & Thomas, Elements of Information Theory, section 10.3) make the
-cost least for a number of bits. Costs of all layers are in one unit, so bits compete over layers.
+cost least for a number of bits (`share_bits`). Costs of all layers are in one unit, so bits compete
+over layers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from nexusquant.lattice.box_code import GAUSSIAN_ERROR, STEP_PER_RMS
+from nexusquant.lattice.box_code import STEP_PER_RMS
 from nexusquant.lattice.e8 import DIM
 from nexusquant.lattice.quantizer import E8Quantizer
 from nexusquant.lattice.rotation import hadamard
 
 COST_FLOOR = 0.3
-"""Share of the mean cost that every direction of a head has at least: queries to come differ."""
+"""Share of the mean cost that every direction of a head is given: queries to come differ."""
 
 SPREAD_FLOOR = 1e-5
 """Share of the mean variance that every direction of a head has at least."""
@@ -44,7 +44,9 @@ class KeyBasis(NamedTuple):
     variances: Tensor
 
 
-def fit_key_basis(mean: Tensor, covariance: Tensor, cost: Tensor) -> KeyBasis:
+def fit_key_basis(
+    mean: Tensor, covariance: Tensor, cost: Tensor, cost_floor: float = COST_FLOOR
+) -> KeyBasis:
     """Find the coordinates in which bits are worth most.
 
     Each eight coordinates of the eigenbasis are mixed by a Hadamard matrix: that makes them
@@ -54,9 +56,10 @@ def fit_key_basis(mean: Tensor, covariance: Tensor, cost: Tensor) -> KeyBasis:
         mean: Mean key. [H_kv, D].
         covariance: Covariance of the keys. [H_kv, D, D].
         cost: Mean outer product of what an error meets: gradients, or queries. [H_kv, D, D].
+        cost_floor: See `COST_FLOOR`.
     """
     spread = _with_floor(covariance.double(), SPREAD_FLOOR)
-    values, vectors = torch.linalg.eigh(_with_floor(cost.double(), COST_FLOOR))
+    values, vectors = torch.linalg.eigh(_with_floor(cost.double(), cost_floor))
     root = (vectors * values.sqrt().unsqueeze(-2)) @ vectors.mT
     inverse_root = (vectors * values.rsqrt().unsqueeze(-2)) @ vectors.mT
     variances, eigenvectors = torch.linalg.eigh(root @ spread @ root)
@@ -67,42 +70,6 @@ def fit_key_basis(mean: Tensor, covariance: Tensor, cost: Tensor) -> KeyBasis:
     rows = mixing @ eigenvectors.mT @ inverse_root
     by_group = variances.clamp(min=0).unflatten(-1, (-1, DIM)).mean(dim=-1)
     return KeyBasis(mean.float().unsqueeze(-2), rows.float(), by_group.float())
-
-
-def share_bits(variances: Sequence[Tensor], bits: float) -> list[tuple[int, ...]]:
-    """Share bits out over the groups of all layers; the heads of a layer get the same widths.
-
-    Greedy: the next bit goes where it saves most cost. A layer's first group has one always.
-
-    Args:
-        variances: `KeyBasis.variances` of each layer.
-        bits: Mean bits per value over all layers.
-
-    Returns:
-        Widths of each layer's groups, falling.
-    """
-    costs = [of_layer.double().sum(dim=0).cummin(dim=0).values for of_layer in variances]
-    widths = [torch.zeros(cost.numel(), dtype=torch.int64) for cost in costs]
-    sizes = [of_layer.shape[0] for of_layer in variances]
-    total = sum(of_layer.numel() for of_layer in variances)
-    budget = bits * total - sum(sizes)
-    saved = [GAUSSIAN_ERROR[b] - GAUSSIAN_ERROR[b + 1] for b in range(max(GAUSSIAN_ERROR))]
-    offers = sorted(
-        (
-            (-float(cost) * saved[width] / size, layer, group, width)
-            for layer, (of_layer, size) in enumerate(zip(costs, sizes, strict=True))
-            for group, cost in enumerate(of_layer)
-            for width in range(len(saved))
-            if group or width
-        ),
-    )
-    for layer_widths in widths:
-        layer_widths[0] = 1
-    for _, layer, group, _ in offers:
-        if budget >= sizes[layer]:
-            widths[layer][group] += 1
-            budget -= sizes[layer]
-    return [tuple(of_layer.tolist()) for of_layer in widths]
 
 
 def key_quantizer(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from nexusquant.lattice.bit_shares import even_widths
 from nexusquant.lattice.box_code import STEP_PER_RMS, check_bits, decode_box, encode_box
 from nexusquant.lattice.dither import token_signs
 from nexusquant.lattice.e8 import DIM
@@ -76,12 +77,14 @@ class E8Quantizer:
             raise ValueError(f"mean has {self.mean.shape[-1]} values; the basis has {self.dim}.")
 
     @classmethod
-    def create(cls, dim: int, bits: float, seed: int, device: torch.device | str) -> E8Quantizer:
+    def create(
+        cls, dim: int, bits: float | tuple[int, ...], seed: int, device: torch.device | str
+    ) -> E8Quantizer:
         """Make a quantizer whose basis is a seeded rotation, without a mean.
 
         Args:
             dim: Values in one vector; a positive multiple of 8.
-            bits: Mean bits per value; between two widths, the first groups take the larger.
+            bits: Widths of the groups, or mean bits per value.
             seed: Seed of the rotation.
             device: Where the vectors to code live.
 
@@ -89,9 +92,7 @@ class E8Quantizer:
             ValueError: An unknown width, or a `dim` that is not a positive multiple of 8.
         """
         rotation = rotation_matrix(dim, seed)
-        num_groups = dim // DIM
-        least, num_larger = divmod(round(bits * num_groups), num_groups)
-        widths = (least + 1,) * num_larger + (least,) * (num_groups - num_larger)
+        widths = bits if isinstance(bits, tuple) else even_widths(bits, dim // DIM)
         for width in set(widths):
             check_bits(width)
         gains = torch.tensor([STEP_PER_RMS[width] for width in widths])

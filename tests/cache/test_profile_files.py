@@ -65,6 +65,7 @@ def test_layers_without_a_basis_and_other_pairings_come_back(profile, tmp_path):
         profile,
         pairings=(Pairing.NEIGHBOURS, Pairing.NONE),
         bases=(None, profile.bases[1]),
+        value_costs=(None, profile.value_costs[1]),
     )
     save_profile(changed, tmp_path / "new folder" / "a.profile")
     assert_same_profile(load_profile(tmp_path / "new folder" / "a.profile"), changed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny_models
 import torch
+from transformers import DynamicCache
 
 import nexusquant
 from nexusquant.cache import ProfileBuilder
@@ -13,6 +14,8 @@ from nexusquant.engine.profiling import TOKENS_PER_TEXT, builtin_texts, profile_
 from nexusquant.errors import UnsupportedModelError
 
 ids = tiny_models.token_ids(400)
+# newest tokens that the costs leave out
+NEAR = 64
 
 
 def test_every_layer_gets_a_basis_of_its_shape():
@@ -36,6 +39,49 @@ def test_a_key_whose_error_costs_nothing_gets_few_bits():
     model.model.layers[1].self_attn.o_proj.weight.data.zero_()
     first, last = nexusquant.build_profile(model, token_ids=ids).bases
     assert last.variances.sum() < 1e-6 * first.variances.sum()
+
+
+def test_values_that_nobody_reads_cost_nothing():
+    model = tiny_models.llama()
+    model.model.layers[1].self_attn.o_proj.weight.data.zero_()
+    first, last = nexusquant.build_profile(model, token_ids=ids).value_costs
+    assert 0 <= last < 1e-6 * first
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_the_cost_of_values_tells_what_an_error_in_them_does_to_later_tokens(layer):
+    model = tiny_models.llama()
+    num_kv_heads = model.config.num_key_value_heads
+    cost = nexusquant.build_profile(model, token_ids=ids).value_costs[layer]
+    # the divergence is half of what the Fisher information says, to second order
+    error = 1e-4
+    predicted = error * num_kv_heads * cost / 2
+    assert divergence(model.double(), layer, error) == pytest.approx(predicted, rel=0.4)
+
+
+def divergence(model, layer, error):
+    """From what follows exact values to what follows values with errors of that relative energy.
+
+    Tokens, weights and which values have errors are those of the profile.
+    """
+    num_past = 2 * ids.shape[1] // 3
+    new = torch.cat([ids[:, num_past:], ids[:, :num_past]], dim=1)
+    num_rest = ids.shape[1] - num_past
+    log_p = after(model, ids[:, :num_past], new, layer, 0.0)
+    log_q = after(model, ids[:, :num_past], new, layer, error)
+    each = (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+    return float(each[:num_rest].mean() + 0.1 * each[num_rest:].mean())
+
+
+@torch.no_grad()
+def after(model, past, new, layer, error):
+    cache = DynamicCache(config=model.config)
+    model(past, past_key_values=cache)
+    values = cache.layers[layer].values
+    far = values[:, :, 4 : values.shape[2] - NEAR]
+    noise = torch.randn(far.shape, generator=torch.Generator().manual_seed(0), dtype=far.dtype)
+    far += noise * (error * far.square().mean(dim=-1, keepdim=True)).sqrt()
+    return model(new, past_key_values=cache).logits[0].log_softmax(dim=-1)
 
 
 def test_the_model_is_left_as_it_was():
@@ -101,8 +147,9 @@ def test_keys_that_no_gradient_reaches_are_refused():
     model = tiny_models.llama()
     # quantized weights that were packed for inference pass none on
     builder = ProfileBuilder(model)
+    builder.add_keys(0, torch.randn(1, 2, 400, 16), torch.randn(1, 2, 300, 16))
     with pytest.raises(UnsupportedModelError, match="No gradients flow"):
-        builder.add(0, torch.randn(1, 2, 40, 16), None)
+        builder.build()
 
 
 def test_weights_that_are_not_finite_are_refused():
