@@ -129,7 +129,8 @@ def _rows(
             if eviction:
                 least = int(coded.usage.uncompressed_bytes / FACTORS[choice.preset])
                 eviction = replace(eviction, keep_ratio=_start(choice))
-            held, usage = coded.compress(scores if eviction else None, eviction, least)
+            own = coded.per_byte(scores) if eviction else None
+            held, usage = coded.compress(own, eviction, least)
             answers = hits(loaded, held, context)
             yield {
                 "task": context.task,

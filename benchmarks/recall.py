@@ -187,7 +187,8 @@ def _measure(
             # bytes that ours used, for the others to use
             least = row["methods"].get(f"{OURS} {preset}", {}).get("stored_bytes", 0)
             eviction = _eviction(preset, name)
-            held, usage = coded.compress(scores[name] if eviction else None, eviction, least)
+            own = coded.per_byte(scores[name]) if name == OURS else scores[name]
+            held, usage = coded.compress(own if eviction else None, eviction, least)
             answers = hits(loaded, held, asked)
             row["methods"][f"{name} {preset}"] = {
                 "found": sum(answers),

@@ -22,7 +22,7 @@ import nexusquant
 from nexusquant.cache.codec import LayerCodec
 from nexusquant.cache.layer import CompressedLayer
 from nexusquant.cache.measure import measure
-from nexusquant.eviction import Observation, select_kept
+from nexusquant.eviction import Observation, per_byte, select_kept
 
 _BATCHED = "recall_batched"
 _MOST_TRIES = 16
@@ -70,6 +70,10 @@ class CodedText:
         whole = self._committed(codecs, [None] * len(codecs))
         self.layers = [held_vectors(layer) for layer in whole]
         self.usage = measure(whole, [])
+
+    def per_byte(self, scores: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Scores of the second reading as the cache weighs them."""
+        return per_byte(scores, [codec.pair_bytes for codec in self._codecs])
 
     def compress(
         self,

@@ -265,13 +265,16 @@ PRESETS: Mapping[str, CompressionConfig] = MappingProxyType(
         "safe": CompressionConfig(quant=QuantConfig()),
         "high": CompressionConfig(
             quant=QuantConfig(key_bits=3.5, value_bits=3.5),
-            eviction=EvictionConfig(keep_ratio=0.376),
+            eviction=EvictionConfig(keep_ratio=0.4),
         ),
         "balanced": CompressionConfig(
-            quant=QuantConfig(key_bits=2.75, value_bits=2.75),
-            eviction=EvictionConfig(keep_ratio=0.279),
+            quant=QuantConfig(key_bits=2.5, value_bits=2.0),
+            eviction=EvictionConfig(keep_ratio=0.358),
         ),
-        "max": CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.163)),
+        "max": CompressionConfig(
+            quant=QuantConfig(key_bits=2.25, value_bits=2.25),
+            eviction=EvictionConfig(keep_ratio=0.121),
+        ),
     }
 )
 """Ready-made configs; change one with `dataclasses.replace`. `off` is the reference."""

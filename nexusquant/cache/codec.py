@@ -70,6 +70,13 @@ class LayerCodec:
     keys: E8Quantizer | None
     key_bits: float
 
+    @property
+    def pair_bytes(self) -> float:
+        """Stored bytes of a key and its value; before a fit, those that are to be expected."""
+        unfitted = self.values.dim * self.key_bits / 8 + 1
+        of_key = unfitted if self.keys is None else self.keys.bytes_per_vector
+        return of_key + self.values.bytes_per_vector
+
     def fits(self, keys: torch.Tensor, values: torch.Tensor) -> bool:
         """Whether vectors are of the size that the coders were made for."""
         key_dim = self.values.dim if self.keys is None else self.keys.dim

@@ -21,6 +21,7 @@ from nexusquant.eviction import (
     Observation,
     block_shares,
     make_scorer,
+    per_byte,
     select_kept,
 )
 
@@ -106,7 +107,11 @@ class Evictor:
             waiting = self.reread.tokens
         if not waiting:
             return {}
-        scores = self.reread.scores() if self.has_scores else self._one_pass_scores(waiting)
+        if self.has_scores:
+            pair_bytes = [layer.codec.pair_bytes for layer in self._layers]
+            scores = per_byte(self.reread.scores(), pair_bytes)
+        else:
+            scores = self._one_pass_scores(waiting)
         kept = self._choose(scores, waiting, num_to_come)
         for mask in kept:
             for tokens in self.pinned:

@@ -10,7 +10,7 @@ from nexusquant.eviction.expected_attention import (
 )
 from nexusquant.eviction.key_norm import KeyNormScorer as KeyNormScorer
 from nexusquant.eviction.reconstruction import attend_and_score
-from nexusquant.eviction.selection import select_kept
+from nexusquant.eviction.selection import per_byte, select_kept
 from nexusquant.eviction.snapkv import SnapKVScorer as SnapKVScorer
 from nexusquant.eviction.streaming import StreamingScorer as StreamingScorer
 
@@ -47,5 +47,6 @@ __all__ = [
     "attend_and_score",
     "block_shares",
     "make_scorer",
+    "per_byte",
     "select_kept",
 ]

@@ -50,6 +50,16 @@ def select_kept(
     return list(_best_in_row(by_head.view(1, -1), budget).view_as(stacked))
 
 
+def per_byte(scores: Sequence[Tensor], pair_bytes: Sequence[float]) -> list[Tensor]:
+    """Scores over what a pair takes: where pairs have more bits, fewer can be kept for the bytes.
+
+    Args:
+        scores: One tensor per layer, at least 0. [H_kv, T] each.
+        pair_bytes: Stored bytes of a pair, of each layer.
+    """
+    return [of_layer / size for of_layer, size in zip(scores, pair_bytes, strict=True)]
+
+
 def _best_in_row(scores: Tensor, count: int) -> Tensor:
     """Mark the `count` largest of each row, the leftmost among equals. [R, N], bool."""
     # kthvalue counts from the smallest
