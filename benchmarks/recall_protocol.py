@@ -67,13 +67,14 @@ class CodedText:
     ) -> None:
         self._reading = reading
         self._codecs = [_Roomy(**vars(codec)) for codec in codecs]
+        self._pair_bytes = [codec.pair_bytes for codec in codecs]
         whole = self._committed(codecs, [None] * len(codecs))
         self.layers = [held_vectors(layer) for layer in whole]
         self.usage = measure(whole, [])
 
     def per_byte(self, scores: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Scores of the second reading as the cache weighs them."""
-        return per_byte(scores, [codec.pair_bytes for codec in self._codecs])
+        return per_byte(scores, self._pair_bytes)
 
     def compress(
         self,
@@ -93,7 +94,7 @@ class CodedText:
             return self.layers, self.usage
         for _ in range(_MOST_TRIES):
             settings = (eviction.keep_ratio, eviction.head_floor, eviction.newest_share)
-            kept = select_kept(scores, *settings)
+            kept = select_kept(scores, *settings, self._pair_bytes)
             usage = measure(self._committed(self._codecs, kept), [])
             missing = least_bytes - usage.stored_bytes
             if missing <= 0 or eviction.keep_ratio == 1:

@@ -77,8 +77,8 @@ class EvictionConfig:
     """How much of each new span is kept, and who chooses.
 
     Args:
-        keep_ratio: Share of the span's key-value pairs to keep, in (0, 1]. Sinks and the
-            recent window are kept besides.
+        keep_ratio: Share of the span's key-value pairs to keep, in (0, 1]; of their bytes, where
+            layers have more bits than others. Sinks and the recent window are kept besides.
         scorer: The rule that ranks pairs.
         head_floor: Share of its equal part of the budget that every head is sure of, in [0, 1].
             0 lets all heads and layers compete freely; 1 gives each the same count.
@@ -265,15 +265,15 @@ PRESETS: Mapping[str, CompressionConfig] = MappingProxyType(
         "safe": CompressionConfig(quant=QuantConfig()),
         "high": CompressionConfig(
             quant=QuantConfig(key_bits=3.5, value_bits=3.5),
-            eviction=EvictionConfig(keep_ratio=0.4),
+            eviction=EvictionConfig(keep_ratio=0.393),
         ),
         "balanced": CompressionConfig(
             quant=QuantConfig(key_bits=2.5, value_bits=2.0),
-            eviction=EvictionConfig(keep_ratio=0.358),
+            eviction=EvictionConfig(keep_ratio=0.33),
         ),
         "max": CompressionConfig(
             quant=QuantConfig(key_bits=2.25, value_bits=2.25),
-            eviction=EvictionConfig(keep_ratio=0.121),
+            eviction=EvictionConfig(keep_ratio=0.141),
         ),
     }
 )

@@ -78,7 +78,9 @@ def test_what_is_held_after_a_choice_is_what_the_cache_itself_attends_to(
     held, usage = coded.compress(scores, CONFIG.eviction)
     cache = copy.deepcopy(reading)
     eviction = CONFIG.eviction
-    kept = select_kept(scores, eviction.keep_ratio, eviction.head_floor, eviction.newest_share)
+    shares = (eviction.keep_ratio, eviction.head_floor, eviction.newest_share)
+    pair_bytes = [layer.codec.pair_bytes for layer in cache.layers]
+    kept = select_kept(scores, *shares, pair_bytes)
     for layer, mask in zip(cache.layers, kept, strict=True):
         layer.commit(mask)
     assert usage == cache.usage()

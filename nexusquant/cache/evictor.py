@@ -108,8 +108,7 @@ class Evictor:
         if not waiting:
             return {}
         if self.has_scores:
-            pair_bytes = [layer.codec.pair_bytes for layer in self._layers]
-            scores = per_byte(self.reread.scores(), pair_bytes)
+            scores = per_byte(self.reread.scores(), self._pair_bytes())
         else:
             scores = self._one_pass_scores(waiting)
         kept = self._choose(scores, waiting, num_to_come)
@@ -136,8 +135,12 @@ class Evictor:
         # one budget for all layers, and layers may be on several devices
         devices = [of_layer.device for of_layer in scores]
         scores = [of_layer.to(devices[0]) for of_layer in scores]
-        kept = select_kept(scores, keep_ratio, eviction.head_floor, newest_share)
+        shares = (keep_ratio, eviction.head_floor, newest_share)
+        kept = select_kept(scores, *shares, self._pair_bytes())
         return [mask.to(device) for mask, device in zip(kept, devices, strict=True)]
+
+    def _pair_bytes(self) -> list[float]:
+        return [layer.codec.pair_bytes for layer in self._layers]
 
     def _one_pass_scores(self, waiting: range) -> list[torch.Tensor]:
         name = self._config.eviction.scorer

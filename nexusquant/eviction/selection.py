@@ -7,11 +7,20 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+# steps from the span of all scores to one score of float32, and a few more
+_HALVINGS = 60
+
 
 def select_kept(
-    scores: Sequence[Tensor], keep_ratio: float, head_floor: float, newest_share: float = 0.0
+    scores: Sequence[Tensor],
+    keep_ratio: float,
+    head_floor: float,
+    newest_share: float = 0.0,
+    pair_bytes: Sequence[float] | None = None,
 ) -> list[Tensor]:
     """Choose the key-value pairs that survive; exactly round(keep_ratio * pairs) of them.
+
+    Where layers differ in bytes, it is that share of the bytes, or up to one pair less.
 
     Every head is first sure of its newest `newest_share` of its equal part of the budget, then of
     its own best `head_floor` of what is left of that part (fewer if rounding up would overdraw
@@ -24,6 +33,7 @@ def select_kept(
         keep_ratio: Share of all pairs to keep, in (0, 1].
         head_floor: Share of its equal part of the budget that a head is sure of, in [0, 1].
         newest_share: Share of its equal part that a head spends on the newest tokens, in [0, 1].
+        pair_bytes: Stored bytes of a pair, of each layer; None: all alike.
 
     Returns:
         True where a pair is kept, one tensor per layer. [H_kv, T] each, bool.
@@ -40,14 +50,45 @@ def select_kept(
     budget = round(keep_ratio * by_head.numel())
     if budget == 0:
         return list(torch.zeros_like(stacked, dtype=torch.bool))
-    # a sure pair outranks every other one; scores are finite
-    equal_part = budget // by_head.shape[0]
+    _raise_sure_pairs(by_head, keep_ratio, head_floor, newest_share, budget)
+    if pair_bytes is None or len(set(pair_bytes)) == 1:
+        return list(_best_in_row(by_head.view(1, -1), budget).view_as(stacked))
+    sizes = by_head.new_tensor(pair_bytes, dtype=torch.float64).repeat_interleave(num_kv_heads)
+    most = keep_ratio * num_tokens * float(sizes.sum())
+    return list(_best_for_bytes(by_head, sizes, most).view_as(stacked))
+
+
+def _raise_sure_pairs(
+    by_head: Tensor, keep_ratio: float, head_floor: float, newest_share: float, budget: int
+) -> None:
+    """Let what every head is sure of outrank all other pairs; scores [R, N] are finite."""
+    num_heads, num_tokens = by_head.shape
+    equal_part = budget // num_heads
     newest = min(round(newest_share * keep_ratio * num_tokens), equal_part)
     by_head[:, num_tokens - newest :] = float("inf")
     floor = min(round(head_floor * (keep_ratio * num_tokens - newest)), equal_part - newest)
     if floor > 0:
         by_head.masked_fill_(_best_in_row(by_head, newest + floor), float("inf"))
-    return list(_best_in_row(by_head.view(1, -1), budget).view_as(stacked))
+
+
+def _best_for_bytes(scores: Tensor, sizes: Tensor, most: float) -> Tensor:
+    """Mark the largest scores [R, N] that take `most` bytes, at `sizes` [R] each; bool, [R, N]."""
+
+    def taken(least: float) -> float:
+        return float(((scores > least).sum(dim=1) * sizes).sum())
+
+    known = scores[scores.isfinite()]
+    if not known.numel() or taken(-torch.inf) <= most:
+        return scores > -torch.inf
+    # pairs above `high` fit, those above `low` do not; scores in between are as good as equal
+    low, high = float(known.min()) - 1, float(known.max())
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if taken(middle) <= most else (middle, high)
+    is_above = scores > high
+    is_between = (scores > low) & ~is_above
+    cost = (is_between * sizes.float().unsqueeze(1)).flatten().cumsum(dim=0).view_as(scores)
+    return is_above | is_between & (cost <= most - taken(high))
 
 
 def per_byte(scores: Sequence[Tensor], pair_bytes: Sequence[float]) -> list[Tensor]:
