@@ -265,15 +265,15 @@ PRESETS: Mapping[str, CompressionConfig] = MappingProxyType(
         "safe": CompressionConfig(quant=QuantConfig()),
         "high": CompressionConfig(
             quant=QuantConfig(key_bits=3.5, value_bits=3.5),
-            eviction=EvictionConfig(keep_ratio=0.393),
+            eviction=EvictionConfig(keep_ratio=0.38),
         ),
         "balanced": CompressionConfig(
-            quant=QuantConfig(key_bits=2.5, value_bits=2.0),
-            eviction=EvictionConfig(keep_ratio=0.33),
+            quant=QuantConfig(key_bits=2.25, value_bits=2.25),
+            eviction=EvictionConfig(keep_ratio=0.342),
         ),
         "max": CompressionConfig(
-            quant=QuantConfig(key_bits=2.25, value_bits=2.25),
-            eviction=EvictionConfig(keep_ratio=0.141),
+            quant=QuantConfig(key_bits=2.5, value_bits=2.5),
+            eviction=EvictionConfig(keep_ratio=0.138),
         ),
     }
 )
