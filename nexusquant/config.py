@@ -272,8 +272,8 @@ PRESETS: Mapping[str, CompressionConfig] = MappingProxyType(
             eviction=EvictionConfig(keep_ratio=0.342),
         ),
         "max": CompressionConfig(
-            quant=QuantConfig(key_bits=2.5, value_bits=2.5),
-            eviction=EvictionConfig(keep_ratio=0.138),
+            quant=QuantConfig(key_bits=2.25, value_bits=2.25),
+            eviction=EvictionConfig(keep_ratio=0.152),
         ),
     }
 )

@@ -23,8 +23,9 @@ CUSTOM_LABEL = "Custom"
 
 _RISKS = (
     (1.0, "Every token is kept."),
-    (0.3, "A detail mentioned once can be missed."),
-    (0.2, "Facts mentioned once can be lost; check what matters."),
+    (0.36, "Rarely, a detail mentioned once is missed."),
+    (0.25, "A detail mentioned once can be missed."),
+    (0.14, "Facts mentioned once can be lost; check what matters."),
     (0.0, "For summaries only; single facts are often lost."),
 )
 

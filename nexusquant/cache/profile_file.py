@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from math import isfinite
+from math import inf
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -71,7 +71,7 @@ def load_profile(path: Path) -> ModelProfile:
             )
             value_costs = tuple(header["value_costs"])
             for basis, cost in zip(bases, value_costs, strict=True):
-                if (basis is None) != (cost is None) or not isfinite(cost or 0):
+                if (basis is None) != (cost is None) or not 0 <= (cost or 0) < inf:
                     raise ValueError(f"a cost of values of {cost}")
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise CacheStateError(f"{path.name} is no profile that can be read ({error}).") from error

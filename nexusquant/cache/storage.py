@@ -219,6 +219,8 @@ def _layer_from_tensors(
     if record["key_widths"]:
         seed = layer.config.quant.rotation_seed
         layer.codec = coders_from_tensors(layer.codec, seed, named, record, value_coders)
+        # what begins anew there codes values alike: a coder that nothing uses is memory too
+        layer.blank_codec = replace(layer.blank_codec, values=layer.codec.values)
     layer.lazy_initialization(exact[0].unsqueeze(0), exact[1].unsqueeze(0))
     layer.sinks, layer.recent = exact[:2], exact[2:]
     layer.num_seen = _count(record["num_seen"])

@@ -47,7 +47,9 @@ def share_even_bits(costs: Sequence[Tensor], bits: float) -> list[tuple[int, ...
     Returns:
         Widths of each layer's groups, falling.
     """
-    floor = EVEN_COST_FLOOR * sum(float(each.mean()) for each in costs) / max(1, len(costs))
+    mean = sum(float(each.mean()) for each in costs) / max(1, len(costs))
+    # where nothing costs anything, all are alike
+    floor = EVEN_COST_FLOOR * mean or 1.0
     least = [(1,) * of_layer.shape[-1] for of_layer in costs]
     return _share([each + floor for each in costs], bits, least, _UNBIASED_ERROR)
 

@@ -38,6 +38,7 @@ def path(profile, tmp_path):
 
 def assert_same_profile(one, other):
     assert one.pairings == other.pairings
+    assert one.value_costs == other.value_costs
     assert len(one.bases) == len(other.bases)
     for mine, others in zip(one.bases, other.bases, strict=True):
         assert (mine is None) == (others is None)
@@ -93,6 +94,12 @@ LIES = {
     "no pairings": lambda header, _: header.pop("pairings"),
     "pairings are a number": lambda header, _: header.update(pairings=2),
     "an unknown pairing": lambda header, _: header.update(pairings=["thirds", "halves"]),
+    "no costs of values": lambda header, _: header.pop("value_costs"),
+    "costs of fewer layers": lambda header, _: header.update(value_costs=[1.0]),
+    "a layer without its cost": lambda header, _: header.update(value_costs=[1.0, None]),
+    "a cost that is no number": lambda header, _: header.update(value_costs=[1.0, "2"]),
+    "a cost that is not finite": lambda header, _: header.update(value_costs=[1.0, float("nan")]),
+    "a cost below nothing": lambda header, _: header.update(value_costs=[1.0, -1.0]),
     "a basis without its rows": lambda _, tensors: tensors.pop("0.rows"),
     "a basis without its variances": lambda _, tensors: tensors.pop("1.variances"),
 }

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nexusquant.eviction import select_kept
+from nexusquant.eviction import per_byte, select_kept
 
 
 def random_scores(num_layers, num_kv_heads, num_tokens, seed=0):
@@ -134,6 +134,54 @@ def test_order_of_layers_does_not_matter(head_floor):
     kept = select_kept(scores, 0.3, head_floor)
     permuted = select_kept([scores[i] for i in order], 0.3, head_floor)
     assert all(torch.equal(permuted[j], kept[i]) for j, i in enumerate(order))
+
+
+def bytes_of(kept, pair_bytes):
+    return sum(int(layer.sum()) * size for layer, size in zip(kept, pair_bytes, strict=True))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    pair_bytes=st.lists(st.integers(9, 70), min_size=1, max_size=5),
+    num_kv_heads=st.integers(1, 4),
+    num_tokens=st.integers(1, 60),
+    keep_ratio=st.floats(0.001, 1),
+    shares=st.tuples(st.floats(0, 0.5), st.floats(0, 0.5)),
+    num_levels=st.sampled_from([1, 3, 1000]),
+)
+def test_where_layers_differ_in_bytes_these_are_the_budget(
+    pair_bytes, num_kv_heads, num_tokens, keep_ratio, shares, num_levels
+):
+    scores = random_scores(len(pair_bytes), num_kv_heads, num_tokens)
+    scores = [(layer * num_levels).floor().clamp(max=num_levels) for layer in scores]
+    kept = select_kept(scores, keep_ratio, *shares, pair_bytes)
+    most = keep_ratio * num_kv_heads * num_tokens * sum(pair_bytes)
+    # heads are sure of a number of pairs, and the number of all is rounded
+    assert most - max(pair_bytes) < bytes_of(kept, pair_bytes) + 1e-6
+    assert bytes_of(kept, pair_bytes) <= most + max(pair_bytes)
+
+
+def test_for_bytes_too_each_head_keeps_its_own_best():
+    scores = random_scores(3, 2, 50)
+    kept = torch.stack(select_kept(scores, 0.4, 0.3, 0.0, [12, 30, 20])).flatten(0, 1)
+    for of_head, mask in zip(torch.stack(scores).flatten(0, 1), kept, strict=True):
+        assert 0 < mask.sum() < 50
+        assert of_head[mask].min() > of_head[~mask].max()
+
+
+def test_a_byte_goes_where_it_keeps_most():
+    generator = torch.Generator().manual_seed(0)
+    even = list(torch.rand(2, 1, 400, generator=generator))
+    cheap, dear = select_kept(per_byte(even, [10, 40]), 0.25, 0.0, 0.0, [10, 40])
+    assert cheap.sum() > 3 * dear.sum()
+    assert 5000 - 40 < bytes_of([cheap, dear], [10, 40]) <= 5000
+    # where all are alike, the number of pairs is the budget
+    assert count(select_kept(even, 0.25, 0.0, 0.0, [10, 10])) == 200
+
+
+def test_of_equal_scores_the_first_that_have_room_are_kept():
+    kept = select_kept([torch.ones(1, 4), torch.ones(1, 4)], 0.5, 0.0, 0.0, [10, 20])
+    assert [layer.int().tolist() for layer in kept] == [[[1, 1, 1, 1]], [[1, 0, 0, 0]]]
 
 
 def test_of_equal_scores_the_earlier_layer_head_and_token_win():

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nexusquant.lattice import GAUSSIAN_ERROR, share_bits
+from nexusquant.lattice import GAUSSIAN_ERROR, share_bits, share_even_bits
 
 MOST = max(GAUSSIAN_ERROR)
 
@@ -100,3 +100,24 @@ def test_a_layer_of_more_heads_pays_for_each_of_them(bits):
     # a bit costs eight heads eight times as much and saves eight times as much
     alone, eight = share_bits([torch.ones(1, 4), torch.ones(8, 4)], bits)
     assert abs(sum(alone) - sum(eight)) <= 4 * 8
+
+
+an_even_layer = st.tuples(st.integers(1, 4), st.integers(1, 6), a_variance).map(
+    lambda made: torch.full((made[0], made[1]), made[2])
+)
+
+
+@given(st.lists(an_even_layer, min_size=1, max_size=5), some_bits)
+def test_every_group_of_values_has_a_bit_and_all_together_stay_in_the_budget(layers, bits):
+    widths = share_even_bits(layers, bits)
+    assert spent(layers, widths) <= bits * sum(of.numel() for of in layers)
+    for of, of_widths in zip(layers, widths, strict=True):
+        assert len(of_widths) == of.shape[1]
+        assert all(1 <= width <= MOST for width in of_widths)
+        assert all(later <= earlier for earlier, later in pairwise(of_widths))
+
+
+def test_values_that_cost_more_get_more_and_those_that_cost_nothing_their_share_of_the_mean():
+    few, none, many = share_even_bits([torch.full((2, 8), cost) for cost in (1.0, 0.0, 50.0)], 2)
+    assert sum(many) > sum(few) >= sum(none) >= 8
+    assert share_even_bits([torch.zeros(2, 8)] * 2, 2) == [(2,) * 8] * 2
