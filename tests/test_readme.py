@@ -76,6 +76,14 @@ def test_the_tables_are_of_the_presets_as_they_are() -> None:
     assert all(recall["bits"] == bits for recall in measured)
 
 
+def test_the_presets_reached_what_they_promise_of_8000_tokens() -> None:
+    measured = json.loads((RESULTS / "recall.json").read_text(encoding="utf-8"))
+    assert measured["num_tokens"] == 8000
+    for preset, factor in {"high": 10, "balanced": 17, "max": 33}.items():
+        reached = [row["methods"][f"reconstruction {preset}"]["factor"] for row in measured["rows"]]
+        assert min(reached) >= factor
+
+
 def test_the_recall_table_has_every_task_and_the_first_one_with_every_rule() -> None:
     row = {"recall": 0.5, "low": 0.4, "high": 0.6, "least_factor": 10, "num_questions": 8}
     rows = [
