@@ -18,7 +18,7 @@ from nexusquant.lattice import KeyBasis, fit_key_basis
 # first tokens of a text: exact in every cache, and unlike all other keys
 _NUM_SINKS = 4
 # the newest tokens are exact in most caches: what their neighbours ask of them is no cost
-_NUM_NEAR = 64
+_NUM_NEAR = 16
 # share of the mean cost that every direction of a key is given: few gradients were drawn
 _COST_FLOOR = 1.0
 

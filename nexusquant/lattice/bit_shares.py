@@ -12,8 +12,9 @@ from torch import Tensor
 
 from nexusquant.lattice.box_code import GAUSSIAN_ERROR
 
-EVEN_COST_FLOOR = 0.1
-"""Share of the mean cost that every layer's values are given: other texts are to come."""
+EVEN_COST_FLOOR = 0.6
+"""Share of the mean cost that every layer's values are given: other texts are to come, and what is
+near costs more evenly than what is looked up far away."""
 
 
 def share_bits(costs: Sequence[Tensor], bits: float) -> list[tuple[int, ...]]:
