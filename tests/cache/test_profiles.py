@@ -139,9 +139,10 @@ def test_values_get_bits_by_layer_which_a_saved_cache_keeps(tmp_path):
     model = tiny_models.smollm_shaped(num_layers=4)
     profile = nexusquant.build_profile(model, token_ids=seen)
     profile = replace(profile, value_costs=(1.0, 1e4, 1.0, 1e4))
-    cache = filled(model, profile, TWO_BIT)
+    config = replace(TWO_BIT, quant=replace(TWO_BIT.quant, value_bits=2.5))
+    cache = filled(model, profile, config)
     values = [layer.codec.values for layer in cache.layers]
-    assert [coder.widths for coder in values] == [(1,) * 8, (3,) * 8] * 2
+    assert [coder.widths for coder in values] == [(2,) * 8, (3,) * 8] * 2
     cache.save(tmp_path / "a.nxq")
     loaded = load_cache(tmp_path / "a.nxq", model)
     for coders in (values, [layer.codec.values for layer in loaded.layers]):

@@ -15,7 +15,7 @@ from nexusquant.errors import UnsupportedModelError
 
 ids = tiny_models.token_ids(400)
 # newest tokens that the costs leave out
-NEAR = 64
+NEAR = 16
 
 
 def test_every_layer_gets_a_basis_of_its_shape():
