@@ -95,7 +95,7 @@ def test_a_preset_text_says_what_is_done_and_what_it_risks():
     config = CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.125))
     text = presenters.describe_config(config)
     assert text == (
-        "2-bit keys and 2-bit values; 12.5 % of a long text's codes are kept. "
+        "2-bit keys and 2-bit values; 12.5 % of the codes of a long text are kept. "
         "Long texts are read twice to choose them. For summaries only; single facts are often lost."
     )
     assert "Every token is kept" in presenters.describe_config(PRESETS["safe"])

@@ -31,7 +31,7 @@ def cells(html: str) -> list[list[str]]:
 def test_the_sentence_carries_the_figures_of_this_preset_on_this_model():
     text = preset_figures.picker_text(PRESETS["balanced"], REPORT).replace("\xa0", " ")
     share = PRESETS["balanced"].eviction.keep_ratio
-    assert f"{share * 100:g} % of the key-value pairs are kept" in text
+    assert f"{share * 100:g} % of the codes of a long text are kept" in text
     assert (
         "On this model: 15.9× smaller, KL 0.029 (repeated passage 0.041), same top word 93.4 %."
     ) in text
