@@ -12,13 +12,14 @@ from transformers import PreTrainedModel
 
 from nexusquant.cache.profile import ModelProfile, compressible_layers
 from nexusquant.cache.rotary import find_pairings, rotary_of
+from nexusquant.config import CompressionConfig
 from nexusquant.errors import UnsupportedModelError
 from nexusquant.lattice import KeyBasis, fit_key_basis
 
 # first tokens of a text: exact in every cache, and unlike all other keys
 _NUM_SINKS = 4
 # the newest tokens are exact in most caches: what their neighbours ask of them is no cost
-_NUM_NEAR = 16
+_NUM_NEAR = CompressionConfig.recent_window
 # share of the mean cost that every direction of a key is given: few gradients were drawn
 _COST_FLOOR = 1.0
 

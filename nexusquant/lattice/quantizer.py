@@ -156,9 +156,8 @@ class E8Quantizer:
 
         A coarse nearest-point code shrinks what it codes; setting the stored scale by the inner
         product undoes that, so that sums over many vectors come out right. Of the scales tried,
-        the one wins that leaves the least error. Both are measured in stored coordinates,
-        weighted by `gains`. A vector (less the mean) of zeros, or too small
-        for the smallest scale, decodes to zeros.
+        the one wins that leaves the least error. Both are measured in stored coordinates, weighted
+        by `gains`. A vector (less the mean) of zeros, or too small for any scale, becomes zeros.
 
         Args:
             vectors: Vectors to code. [..., N, D], floating, finite, on the basis's device.

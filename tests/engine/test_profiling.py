@@ -9,13 +9,14 @@ from transformers import DynamicCache
 
 import nexusquant
 from nexusquant.cache import ProfileBuilder
+from nexusquant.config import CompressionConfig
 from nexusquant.engine import LoadedModel
 from nexusquant.engine.profiling import TOKENS_PER_TEXT, builtin_texts, profile_steps
 from nexusquant.errors import UnsupportedModelError
 
 ids = tiny_models.token_ids(400)
 # newest tokens that the costs leave out
-NEAR = 16
+NEAR = CompressionConfig.recent_window
 
 
 def test_every_layer_gets_a_basis_of_its_shape():
