@@ -265,7 +265,7 @@ PRESETS: Mapping[str, CompressionConfig] = MappingProxyType(
         "safe": CompressionConfig(quant=QuantConfig()),
         "high": CompressionConfig(
             quant=QuantConfig(key_bits=3.5, value_bits=3.5),
-            eviction=EvictionConfig(keep_ratio=0.38),
+            eviction=EvictionConfig(keep_ratio=0.375),
         ),
         "balanced": CompressionConfig(
             quant=QuantConfig(key_bits=2.25, value_bits=2.25),

@@ -24,7 +24,7 @@ class DecodeCase:
     Args:
         lengths: Vectors of each KV head.
         dim: Values of a vector.
-        bits: Of keys and of values.
+        bits: Of keys and of values; or the values' widths.
         groups: Query heads that share a KV head.
         pairing: How keys turn.
         rotary_dim: Coordinates that turn.
@@ -34,7 +34,7 @@ class DecodeCase:
 
     lengths: Sequence[int]
     dim: int = 64
-    bits: tuple[float, float] = (2, 2)
+    bits: tuple[float, float | tuple[int, ...]] = (2, 2)
     groups: int = 3
     pairing: Pairing = Pairing.HALVES
     rotary_dim: int = 64
@@ -87,6 +87,7 @@ CASES = (
     DecodeCase(lengths=(65, 129), bits=(3, 3), is_whole=False),
     DecodeCase(lengths=(130,), bits=(1, 1.5), groups=16),
     DecodeCase(lengths=(70,), bits=(4, 4), groups=4, softcap=3.0),
+    DecodeCase(lengths=(140,), bits=(3.5, (4, 4, 4, 4, 3, 3, 3, 3)), is_whole=False),
     DecodeCase(lengths=(1, 63), dim=80, rotary_dim=40, pairing=Pairing.NEIGHBOURS),
     DecodeCase(lengths=(100,), dim=96, rotary_dim=96, groups=5, is_whole=False),
     DecodeCase(lengths=(129,), dim=128, rotary_dim=128, groups=4),

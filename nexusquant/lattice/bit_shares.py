@@ -12,6 +12,10 @@ from torch import Tensor
 
 from nexusquant.lattice.box_code import GAUSSIAN_ERROR
 
+MOST_VALUE_BITS = 4
+"""Widest group of values: kernels sum up two words of a group, and more bits save next to nothing
+that the rest of a model would notice."""
+
 EVEN_COST_FLOOR = 0.6
 """Share of the mean cost that every layer's values are given: other texts are to come, and what is
 near costs more evenly than what is looked up far away."""
@@ -38,7 +42,7 @@ def share_even_bits(costs: Sequence[Tensor], bits: float) -> list[tuple[int, ...
     """Share bits out over groups that are alike within a layer, as rotated values are.
 
     Every group has one bit at least: what is left out altogether is an error that is the same for
-    every token, and sums over tokens do not take it away.
+    every token, and sums over tokens do not take it away. None has more than `MOST_VALUE_BITS`.
 
     Args:
         costs: What it costs to lose a head's values altogether, of each layer; the same for every
@@ -57,7 +61,9 @@ def share_even_bits(costs: Sequence[Tensor], bits: float) -> list[tuple[int, ...
 
 # a code that is scaled up so that it shrinks nothing has more error: e / (1 - e)
 _UNBIASED_ERROR = {
-    width: error / (1 - error) for width, error in GAUSSIAN_ERROR.items() if width > 0
+    width: error / (1 - error)
+    for width, error in GAUSSIAN_ERROR.items()
+    if 0 < width <= MOST_VALUE_BITS
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from decode_cases import CASES
+from decode_cases import CASES, DecodeCase
 from packed_cases import make_case
 
 from nexusquant.kernels import backend, decode_attention, decode_problem, packed_attention
@@ -34,6 +34,12 @@ def test_old_cards_are_served_by_torch(monkeypatch):
 def test_cases_of_the_kernel_are_such_as_it_is_used_for(case, monkeypatch):
     monkeypatch.setattr(decode_attention, "cuda_problem", lambda device: None)
     assert decode_attention._has_kernel(case.query().unsqueeze(1), case.view())
+
+
+def test_values_of_more_bits_than_the_kernel_sums_up_are_left_to_torch(monkeypatch):
+    monkeypatch.setattr(decode_attention, "cuda_problem", lambda device: None)
+    wide = DecodeCase(lengths=(70,), bits=(4, (5, *(4,) * 7)))
+    assert not decode_attention._has_kernel(wide.query().unsqueeze(1), wide.view())
 
 
 def test_a_card_that_is_too_small_for_a_kernel_is_served_by_torch_with_a_warning(monkeypatch):

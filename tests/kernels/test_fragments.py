@@ -179,6 +179,11 @@ def test_rows_of_values_rebuild_a_weighted_sum(bits: float, dim: int) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-3)
 
 
+def test_values_of_more_than_four_bits_have_no_places() -> None:
+    with pytest.raises(ValueError, match="at most 4 bits"):
+        value_places((5, 4, 4, 4, 4, 4, 4, 4))
+
+
 def test_phases_stay_exact_far_into_a_text() -> None:
     frequencies = 10_000.0 ** -(torch.arange(32) / 32)
     steps = phases_per_token(frequencies).long() % 2**32

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nexusquant.lattice import GAUSSIAN_ERROR, share_bits, share_even_bits
+from nexusquant.lattice import GAUSSIAN_ERROR, MOST_VALUE_BITS, share_bits, share_even_bits
 
 MOST = max(GAUSSIAN_ERROR)
 
@@ -113,8 +113,14 @@ def test_every_group_of_values_has_a_bit_and_all_together_stay_in_the_budget(lay
     assert spent(layers, widths) <= bits * sum(of.numel() for of in layers)
     for of, of_widths in zip(layers, widths, strict=True):
         assert len(of_widths) == of.shape[1]
-        assert all(1 <= width <= MOST for width in of_widths)
+        assert all(1 <= width <= MOST_VALUE_BITS for width in of_widths)
         assert all(later <= earlier for earlier, later in pairwise(of_widths))
+
+
+def test_bits_that_no_value_may_have_go_to_others():
+    dear, cheap = share_even_bits([torch.full((2, 8), cost) for cost in (1e9, 1e-9)], 3.5)
+    assert dear == (MOST_VALUE_BITS,) * 8
+    assert cheap == (3,) * 8
 
 
 def test_values_that_cost_more_get_more_and_those_that_cost_nothing_their_share_of_the_mean():

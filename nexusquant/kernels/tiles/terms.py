@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from nexusquant.lattice import MOST_VALUE_BITS
 from nexusquant.lattice.packing import WORD_BYTES, CodeLayout
 
 LANES = 4
@@ -128,7 +129,12 @@ def value_places(widths: tuple[int, ...]) -> torch.Tensor:
 
     Bytes: of the first word, of the second, of the single bits; and what there is: bits 0 and 1
     for the words, 2 for single bits above a word, 3 for single bits that are all there is.
+
+    Raises:
+        ValueError: A group has more than `MOST_VALUE_BITS`.
     """
+    if max(widths) > MOST_VALUE_BITS:
+        raise ValueError(f"widths are {widths}; values have at most {MOST_VALUE_BITS} bits.")
     table = []
     for group in range(ROW * len(_rows(widths))):
         place = _place(widths, group)
