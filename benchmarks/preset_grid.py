@@ -40,13 +40,11 @@ FACTORS = {"high": 10.15, "balanced": 17.15, "max": 33.2}
 BITS = {
     WHOLE: ((2, 2), (3, 3)),
     "high": ((3, 3), (3.5, 3.5)),
-    "balanced": ((2, 2), (2.25, 2.25), (2.5, 2), (2.5, 2.5), (2.75, 2.25)),
-    "max": ((1.75, 1.75), (2, 2), (2.25, 2), (2.25, 2.25), (2.5, 2.5)),
+    "balanced": ((1.75, 2.75), (2, 2), (2, 2.5), (2, 3), (2.25, 2.25), (2.5, 2), (2.5, 2.5)),
+    "max": ((1.75, 1.75), (1.75, 2.75), (2, 2), (2, 2.5), (2.25, 2.25), (2.5, 2), (2.5, 2.5)),
 }
 """Bits of keys and of values to try for each preset."""
-NEWEST = (0.3, 0.45)
-"""Shares of the budget that go to the newest tokens, to try."""
-TASKS = {"needles": 28, "key-value": 7}
+TASKS = {"needles": 28}
 """Texts of each task."""
 FIRST_SEED = 100
 """Other texts than those that the presets are judged by."""
@@ -112,9 +110,7 @@ def _choices(bits: Bits) -> Iterator[Choice]:
         if preset == WHOLE:
             yield Choice("all kept", WHOLE, bits, None)
             continue
-        for newest in NEWEST:
-            eviction = replace(nexusquant.PRESETS[preset].eviction, newest_share=newest)
-            yield Choice(f"{preset}, newest {newest}", preset, bits, eviction)
+        yield Choice(preset, preset, bits, nexusquant.PRESETS[preset].eviction)
 
 
 def _rows(

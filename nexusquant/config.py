@@ -268,11 +268,11 @@ PRESETS: Mapping[str, CompressionConfig] = MappingProxyType(
             eviction=EvictionConfig(keep_ratio=0.375),
         ),
         "balanced": CompressionConfig(
-            quant=QuantConfig(key_bits=2.25, value_bits=2.25),
+            quant=QuantConfig(key_bits=2.0, value_bits=2.5),
             eviction=EvictionConfig(keep_ratio=0.342),
         ),
         "max": CompressionConfig(
-            quant=QuantConfig(key_bits=2.25, value_bits=2.25),
+            quant=QuantConfig(key_bits=2.0, value_bits=2.5),
             eviction=EvictionConfig(keep_ratio=0.152),
         ),
     }

@@ -21,7 +21,7 @@ _NUM_SINKS = 4
 # the newest tokens are exact in most caches: what their neighbours ask of them is no cost
 _NUM_NEAR = CompressionConfig.recent_window
 # share of the mean cost that every direction of a key is given: few gradients were drawn
-_COST_FLOOR = 1.0
+_COST_FLOOR = 0.3
 
 
 class _LayerStatistics:

@@ -17,7 +17,8 @@ from nexusquant.cache.profile import ModelProfile
 from nexusquant.errors import CacheStateError
 from nexusquant.lattice import KeyBasis, Pairing
 
-FORMAT_VERSION = 4
+# raise this, too, when something else is measured: what a file holds is then measured again
+FORMAT_VERSION = 5
 _HEADER = "nexusquant_profile"
 _PARTS = ("mean", "rows", "variances")
 
