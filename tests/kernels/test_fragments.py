@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -177,6 +179,16 @@ def test_rows_of_values_rebuild_a_weighted_sum(bits: float, dim: int) -> None:
     actual = weights @ sums.double() @ tables.rows.double() + weights.sum() * tables.offset
     expected = weights @ points.double() @ coder.decoder.double()
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_tables_of_values_are_made_once_and_go_with_their_coder() -> None:
+    coders = [E8Quantizer.create(64, bits, 0, "cpu") for bits in (1, 1.5, 2, 2.5, 3, 3.5, 4)]
+    places = [value_tables(coder).rows.data_ptr() for coder in coders]
+    assert [value_tables(coder).rows.data_ptr() for coder in coders] == places
+    rows = weakref.ref(value_tables(coders[0]).rows)
+    del coders[0]
+    gc.collect()
+    assert rows() is None
 
 
 def test_values_of_more_than_four_bits_have_no_places() -> None:

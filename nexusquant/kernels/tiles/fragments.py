@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import weakref
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -127,10 +128,19 @@ class ValueTables(NamedTuple):
     places: torch.Tensor
 
 
-# the values' coder is one for all layers of a cache
-@functools.lru_cache(maxsize=4)
+# a coder's tables live as long as it does: recorded steps go on reading them
+_VALUE_TABLES: weakref.WeakKeyDictionary[E8Quantizer, ValueTables] = weakref.WeakKeyDictionary()
+
+
 def value_tables(quantizer: E8Quantizer) -> ValueTables:
-    """Tables for a coder of values."""
+    """Tables for a coder of values, made once."""
+    found = _VALUE_TABLES.get(quantizer)
+    if found is None:
+        found = _VALUE_TABLES[quantizer] = _value_tables(quantizer)
+    return found
+
+
+def _value_tables(quantizer: E8Quantizer) -> ValueTables:
     device, widths = quantizer.basis.device, quantizer.widths
     terms = value_terms(widths)
     rows, offsets, _ = _whole_rows(widths, terms)
