@@ -51,7 +51,7 @@ class QuantConfig:
         key_bits: Mean bits per key value over all layers, in [1, 4]; scales are extra. Layers
             and directions that matter more get more of them.
         value_bits: Mean bits per value of the values, a multiple of 0.25 in [1, 4]; scales are
-            extra. Every layer gets the same.
+            extra. With a profile, layers that matter more get more of them.
         rotation_seed: Seed of the random signs of the values' rotation.
 
     Raises:

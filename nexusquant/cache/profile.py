@@ -1,6 +1,6 @@
-"""What is known of a model before it reads a text: how its keys vary and what their errors cost.
+"""What is known of a model before it reads a text: how its keys vary and what errors cost.
 
-Knows bases and pairings. Must not know how they were measured, or files.
+Knows bases, pairings and costs. Must not know how they were measured, or files.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _value_quantizers(
 
 def _value_widths(profile: ModelProfile, bits: float) -> list[tuple[int, ...] | None]:
     coded = [
-        torch.full_like(basis.variances, cost)
+        torch.full_like(basis.variances, cost / basis.variances.shape[-1])
         for basis, cost in zip(profile.bases, profile.value_costs, strict=True)
         if basis is not None
     ]

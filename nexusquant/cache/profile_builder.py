@@ -20,8 +20,6 @@ from nexusquant.lattice import KeyBasis, fit_key_basis
 _NUM_SINKS = 4
 # the newest tokens are exact in most caches: what their neighbours ask of them is no cost
 _NUM_NEAR = CompressionConfig.recent_window
-# share of the mean cost that every direction of a key is given: few gradients were drawn
-_COST_FLOOR = 0.3
 
 
 class _LayerStatistics:
@@ -50,7 +48,7 @@ class _LayerStatistics:
     def fit(self) -> KeyBasis:
         mean = self.total / self.count
         covariance = self.outer / self.count - mean.unsqueeze(-1) * mean.unsqueeze(-2)
-        basis = fit_key_basis(mean, covariance, self.key_cost, _COST_FLOOR)
+        basis = fit_key_basis(mean, covariance, self.key_cost)
         # where a profile from a file is too: coders are made of it, and nothing else
         return KeyBasis(*(part.cpu() for part in basis))
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 
 from nexusquant.cache.codec import LayerCodec
-from nexusquant.lattice import E8Quantizer, Pairing
+from nexusquant.lattice import MOST_VALUE_BITS, E8Quantizer, Pairing
 
 _KEY_TENSORS = ("key_basis", "key_column_units", "key_gains", "key_mean")
 
@@ -48,6 +48,8 @@ def coders_from_tensors(
         ValueError: What the file says is no coder.
     """
     own, widths = codec.values, _widths(record["value_widths"])
+    if len(widths) != len(own.widths) or max(widths) > MOST_VALUE_BITS:
+        raise ValueError(f"its values have the widths {widths}")
     device, pairing = own.basis.device, Pairing(record["pairing"])
     kind = (own.dim, widths, device)
     if kind not in made:

@@ -132,6 +132,10 @@ def restore(
                 _layer_from_tensors(layer, named, record, value_coders)
             if rotary is not None:
                 rotary.segments = _rope_segments(file, header["rope_starts"])
+        for layer in layers:
+            if layer.codec is not None:
+                # what begins anew there codes values alike: a coder that nothing uses is memory too
+                layer.blank_codec = replace(layer.blank_codec, values=layer.codec.values)
     except (SafetensorError, KeyError, ValueError, IndexError, TypeError) as error:
         for layer in layers:
             layer.reset()
@@ -217,10 +221,10 @@ def _layer_from_tensors(
     exact = tuple(named[name] for name in _EXACT_TENSORS)
     _check_exact(exact)
     if record["key_widths"]:
+        if layer.codec is None:
+            raise ValueError("it has coders for a layer that is not coded")
         seed = layer.config.quant.rotation_seed
         layer.codec = coders_from_tensors(layer.codec, seed, named, record, value_coders)
-        # what begins anew there codes values alike: a coder that nothing uses is memory too
-        layer.blank_codec = replace(layer.blank_codec, values=layer.codec.values)
     layer.lazy_initialization(exact[0].unsqueeze(0), exact[1].unsqueeze(0))
     layer.sinks, layer.recent = exact[:2], exact[2:]
     layer.num_seen = _count(record["num_seen"])

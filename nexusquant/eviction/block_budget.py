@@ -15,7 +15,7 @@ def block_shares(
     blocks that they are in, and leave the same share of all other tokens in every block.
 
     Args:
-        keep_ratio: Share of the whole text's pairs to keep, in (0, 1].
+        keep_ratio: Share of the whole text's pairs, or of their bytes, to keep, in (0, 1].
         newest_share: Share of that budget for the newest tokens of the text, in [0, 1].
         num_before: Tokens of the text in earlier blocks.
         num_waiting: Tokens of this block, 1 or more.

@@ -45,8 +45,8 @@ def share_even_bits(costs: Sequence[Tensor], bits: float) -> list[tuple[int, ...
     every token, and sums over tokens do not take it away. None has more than `MOST_VALUE_BITS`.
 
     Args:
-        costs: What it costs to lose a head's values altogether, of each layer; the same for every
-            group. [H_kv, D / 8].
+        costs: What it costs to leave a group of a head's values out, of each layer; the same for
+            every group. [H_kv, D / 8].
         bits: Mean bits per value over all layers; 1 at least.
 
     Returns:

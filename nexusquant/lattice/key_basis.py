@@ -21,7 +21,8 @@ from nexusquant.lattice.quantizer import E8Quantizer
 from nexusquant.lattice.rotation import hadamard
 
 COST_FLOOR = 0.3
-"""Share of the mean cost that every direction of a head is given: queries to come differ."""
+"""Share of the mean cost that every direction of a head is given: queries to come differ, and few
+gradients were drawn."""
 
 SPREAD_FLOOR = 1e-5
 """Share of the mean variance that every direction of a head has at least."""
@@ -44,9 +45,7 @@ class KeyBasis(NamedTuple):
     variances: Tensor
 
 
-def fit_key_basis(
-    mean: Tensor, covariance: Tensor, cost: Tensor, cost_floor: float = COST_FLOOR
-) -> KeyBasis:
+def fit_key_basis(mean: Tensor, covariance: Tensor, cost: Tensor) -> KeyBasis:
     """Find the coordinates in which bits are worth most.
 
     Each eight coordinates of the eigenbasis are mixed by a Hadamard matrix: that makes them
@@ -55,11 +54,11 @@ def fit_key_basis(
     Args:
         mean: Mean key. [H_kv, D].
         covariance: Covariance of the keys. [H_kv, D, D].
-        cost: Mean outer product of what an error meets: gradients, or queries. [H_kv, D, D].
-        cost_floor: See `COST_FLOOR`.
+        cost: Outer products of what an error meets, gradients or queries: their mean, or sums over
+            as many of them in every layer. [H_kv, D, D].
     """
     spread = _with_floor(covariance.double(), SPREAD_FLOOR)
-    values, vectors = torch.linalg.eigh(_with_floor(cost.double(), cost_floor))
+    values, vectors = torch.linalg.eigh(_with_floor(cost.double(), COST_FLOOR))
     root = (vectors * values.sqrt().unsqueeze(-2)) @ vectors.mT
     inverse_root = (vectors * values.rsqrt().unsqueeze(-2)) @ vectors.mT
     variances, eigenvectors = torch.linalg.eigh(root @ spread @ root)

@@ -46,16 +46,21 @@ def test_it_answers_through_the_kernel_as_through_the_reference(
     preset: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    by_kernel, calls = decode_attention._by_kernel, []
+    monkeypatch.setattr(
+        decode_attention, "_by_kernel", lambda *given: calls.append(given) or by_kernel(*given)
+    )
     fed = text_ids[:, NUM_READ : NUM_READ + NUM_FED].to("cuda")
     found = []
     for has_kernel in (True, False):
         if not has_kernel:
+            assert len(calls) >= NUM_FED * loaded.model.config.num_hidden_layers
             monkeypatch.setattr(decode_attention, "_has_kernel", lambda *_: False)
         cache = nexusquant.prefill(
             loaded.model, text_ids[:, :NUM_READ], PRESETS[preset], profile=profile
         )
         logits = [forward(loaded.model, fed[:, i : i + 1], cache) for i in range(NUM_FED)]
         found.append(torch.cat(logits).float().log_softmax(dim=-1))
-    by_kernel, expected = found
-    divergence = (expected.exp() * (expected - by_kernel)).sum(dim=-1)
+    actual, expected = found
+    divergence = (expected.exp() * (expected - actual)).sum(dim=-1)
     assert float(divergence.max()) < 1e-3

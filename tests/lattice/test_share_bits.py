@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nexusquant.config import MOST_BITS
 from nexusquant.lattice import GAUSSIAN_ERROR, MOST_VALUE_BITS, share_bits, share_even_bits
 
 MOST = max(GAUSSIAN_ERROR)
@@ -115,6 +116,11 @@ def test_every_group_of_values_has_a_bit_and_all_together_stay_in_the_budget(lay
         assert len(of_widths) == of.shape[1]
         assert all(1 <= width <= MOST_VALUE_BITS for width in of_widths)
         assert all(later <= earlier for earlier, later in pairwise(of_widths))
+
+
+def test_all_bits_that_a_config_allows_can_be_shared_out():
+    assert MOST_BITS <= MOST_VALUE_BITS
+    assert share_even_bits([torch.ones(2, 8)] * 3, MOST_BITS) == [(MOST_BITS,) * 8] * 3
 
 
 def test_bits_that_no_value_may_have_go_to_others():

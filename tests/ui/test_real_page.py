@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.model, pytest.mark.browser]
 ROOT = Path(__file__).resolve().parents[2]
 START_S = 90
 READ_S = 270
-ANSWER_S = 120
+ANSWER_S = 300
 
 
 @pytest.fixture
