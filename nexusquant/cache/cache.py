@@ -198,9 +198,12 @@ class CompressedCache(hf_compat.Cache):
         if layers[0].span_start is None and not self._evictor.has_scores:
             return
         kept, tools = self._evictor.decide(self.waiting_tokens(), num_to_come), coding_tools(layers)
+        growth = self._evictor.growth(layers[0].num_seen, num_to_come)
         for layer in self.layers:
             if isinstance(layer, CompressedLayer):
-                layer.commit(kept.get(layer), num_to_come=num_to_come, tools=tools[layer])
+                layer.commit(
+                    kept.get(layer), num_to_come=num_to_come, growth=growth, tools=tools[layer]
+                )
             else:
                 sliding.trim_sliding(layer)
         check_coded(tools.values())

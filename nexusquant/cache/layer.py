@@ -201,6 +201,7 @@ class CompressedLayer(CacheLayerMixin):
         kept: torch.Tensor | None = None,
         *,
         num_to_come: int = 0,
+        growth: float = 0.0,
         tools: CodingTools = NO_TOOLS,
     ) -> None:
         """Let go of what is not kept, code the rest, and close the span if it is at its end.
@@ -209,6 +210,8 @@ class CompressedLayer(CacheLayerMixin):
             kept: Which of the newest tokens before the recent window stay; those before them
                 all do. [H_kv, n], bool; None keeps all.
             num_to_come: Tokens of the span that will follow; it then stays open.
+            growth: Vectors of those that will be coded, for each one that is; room is made for
+                them.
             tools: Of the layer's codec.
         """
         if self.codec is not None and self.is_initialized:
@@ -219,7 +222,8 @@ class CompressedLayer(CacheLayerMixin):
             if not num_to_come and self.span_start is not None:
                 self.recent = self.codec.narrow(*self.recent, first=self.first_recent)
         if self.pages is not None:
-            self.pages.make_room(num_to_come / max(1, self.num_seen))
+            most = num_to_come * len(self.pages.lengths)
+            self.pages.make_room(min(round(growth * self.pages.num_vectors), most))
         if not num_to_come:
             self._close_span()
 

@@ -5,7 +5,6 @@ Knows codes as bytes. Must not know what they mean, which token they were, or wh
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -88,21 +87,23 @@ class PackedPages:
         """Give every head the pages of so many vectors to come: until then none moves."""
         self._reserve([length + num_vectors for length in self.lengths])
 
-    def make_room(self, share: float) -> None:
+    def make_room(self, num_vectors: int) -> None:
         """Hold pages that no head has yet, so that what comes grows nothing.
 
         Growing a little again and again leaves gaps in a GPU's memory that nothing fits into.
 
         Args:
-            share: Of the pages that heads have, those to come; looked at when none is left. 0
-                gives back those that are.
+            num_vectors: To come, over all heads; looked at when no such page is left. 0 gives back
+                those that are.
         """
-        num_owned = sum(_owned_pages(self.page_table))
+        num_owned, num_heads = sum(_owned_pages(self.page_table)), len(self.lengths)
         num_spare = self.keys.scales.shape[0] - num_owned
-        if share and not num_spare:
-            self.keys = _grow(self.keys, math.ceil(share * num_owned))
-            self.values = _grow(self.values, math.ceil(share * num_owned))
-        elif num_spare and not share:
+        if num_vectors and not num_spare:
+            # the last page of every head is a part of one
+            wanted = pages_for(self.num_vectors + num_vectors) + num_heads
+            self.keys = _grow(self.keys, wanted - num_owned)
+            self.values = _grow(self.values, wanted - num_owned)
+        elif num_spare and not num_vectors:
             self.keys = _first_pages(self.keys, num_owned)
             self.values = _first_pages(self.values, num_owned)
 

@@ -22,7 +22,7 @@ from nexusquant.cache.measure import BYTES_UNCOMPRESSED
 from nexusquant.cache.pages import pages_for
 from nexusquant.cache.profile import stored_tensors
 from nexusquant.config import PAGE_SIZE, CompressionConfig, QuantConfig
-from nexusquant.eviction import block_shares
+from nexusquant.eviction import ROOM_MARGIN, block_shares
 from nexusquant.kernels.decode_attention.reference import CPU_BLOCK_BYTES, GPU_BLOCK_BYTES
 from nexusquant.lattice import E8Quantizer, Pairing, Rotary, RotarySegment, share_bits
 
@@ -132,10 +132,8 @@ class StoredSize:
         sink_bytes = sinks * BYTES_UNCOMPRESSED * self._num_coded_values
         num_tokens = num_coded + num_exact
         exact = parts.exact + sink_bytes + num_tokens * self._uncoded_bytes
-        # after the first block, pages have room for the whole text
-        growth = num_tokens / max(1, num_coded + self.compression.recent_window)
         return parts._replace(
-            codes=round(parts.codes * growth),
+            codes=self._code_bytes_in_room(num_tokens) if num_coded else 0,
             exact=exact + self._query_bytes(num_tokens),
             sliding=self._window_bytes(num_tokens, num_new),
         )
@@ -155,6 +153,14 @@ class StoredSize:
     def exact_bytes_per_token(self) -> int:
         """One token in full precision, in the layers that have pages."""
         return self.value_bytes * self._num_coded_values
+
+    def _code_bytes_in_room(self, num_tokens: int) -> int:
+        """Pages after a text's first block: for the whole text, and a part of one in every head."""
+        num_exact = self.compression.num_sink_tokens + self.compression.recent_window
+        num_decided = num_tokens - num_exact
+        keep_ratio = self._keep_ratio(num_decided)
+        margin = ROOM_MARGIN if keep_ratio < 1 else 1.0
+        return round((margin * keep_ratio * num_decided + PAGE_SIZE) * self._vector_bytes)
 
     def _keep_ratio(self, num_decided: int) -> float:
         eviction = self.compression.eviction

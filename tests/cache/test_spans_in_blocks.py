@@ -101,6 +101,18 @@ def test_every_head_keeps_the_newest_of_the_text_and_not_of_each_block(model):
     assert cache.kept_shares([(first_end - num_newest, first_end)])[0] < 1.0
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+def test_after_the_first_block_pages_have_room_for_the_whole_text(model, config):
+    config = CONFIGS[config]
+    if config.eviction is not None:
+        # the newest tokens take a large part of the budget: later blocks keep far more
+        config = replace(config, eviction=replace(config.eviction, newest_share=0.8))
+    cache = in_blocks(model, config, num_blocks=1)
+    rooms = [layer.pages.keys.scales.shape[0] for layer in cache.layers]
+    needed = [layer.pages.keys.scales.shape[0] for layer in in_blocks(model, config).layers]
+    assert sum(needed) <= sum(rooms) <= 1.5 * sum(needed)
+
+
 def test_pinned_tokens_of_any_block_stay(model):
     cache = CompressedCache(model, REREADING)
     cache.pin(range(150, 260))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nexusquant.eviction import block_shares
+from nexusquant.eviction import block_shares, kept_to_come
 
 KEEP = (0.05, 0.38, 0.64, 1.0)
 NEWEST = (0.0, 0.3, 1.0)
@@ -45,3 +45,16 @@ def test_the_newest_of_the_text_are_in_its_last_blocks():
     first, second, _ = (kept for kept, _ in shares)
     # all others are kept alike
     assert (second - 0.2) / 0.8 == pytest.approx(first)
+
+
+@pytest.mark.parametrize("keep_ratio", KEEP)
+@pytest.mark.parametrize("newest_share", NEWEST)
+def test_what_is_kept_and_what_will_be_are_told_at_every_block(keep_ratio, newest_share):
+    blocks = (1000, 500, 700)
+    shares = shares_of(blocks, keep_ratio, newest_share)
+    kept, num_read = 0.0, 0
+    for block, (share, _) in zip(blocks, shares, strict=True):
+        kept, num_read = kept + block * share, num_read + block
+        told = kept_to_come(keep_ratio, newest_share, num_read, sum(blocks) - num_read)
+        assert told[0] == pytest.approx(kept, abs=1)
+        assert sum(told) == pytest.approx(keep_ratio * sum(blocks), abs=1)
