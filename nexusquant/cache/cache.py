@@ -198,12 +198,10 @@ class CompressedCache(hf_compat.Cache):
         if layers[0].span_start is None and not self._evictor.has_scores:
             return
         kept, tools = self._evictor.decide(self.waiting_tokens(), num_to_come), coding_tools(layers)
-        growth = self._evictor.growth(layers[0].num_seen, num_to_come)
+        to_come = self._evictor.to_come(num_to_come) if num_to_come else None
         for layer in self.layers:
             if isinstance(layer, CompressedLayer):
-                layer.commit(
-                    kept.get(layer), num_to_come=num_to_come, growth=growth, tools=tools[layer]
-                )
+                layer.commit(kept.get(layer), to_come=to_come, tools=tools[layer])
             else:
                 sliding.trim_sliding(layer)
         check_coded(tools.values())

@@ -20,6 +20,7 @@ from nexusquant.eviction import (
     ONE_PASS_SCORERS,
     ROOM_MARGIN,
     Observation,
+    ToCome,
     block_shares,
     kept_to_come,
     make_scorer,
@@ -119,23 +120,14 @@ class Evictor:
                 mask[:, _overlap(tokens, waiting)] = True
         return dict(zip(self._layers, kept, strict=True))
 
-    def growth(self, num_seen: int, num_to_come: int) -> float:
-        """Pairs that tokens to come will add, for each one kept so far; after `decide`.
-
-        Args:
-            num_seen: Tokens in the cache.
-            num_to_come: Tokens that the text goes on with.
-        """
+    def to_come(self, num_tokens: int) -> ToCome:
+        """What layers will keep of the `num_tokens` that the text goes on with; after `decide`."""
         eviction, start = self._config.eviction, self._text_start
-        if not num_to_come or eviction is None or start is None:
-            num_exact = self._config.num_sink_tokens + self._config.recent_window
-            return num_to_come / max(1, num_seen - num_exact)
-        num_read = self.num_decided - start
+        if eviction is None or start is None:
+            return ToCome(num_tokens, 0.0)
         rule = (eviction.keep_ratio, eviction.newest_share)
-        kept, to_come = kept_to_come(*rule, num_read, num_to_come)
-        # earlier texts were thinned out alike
-        before = eviction.keep_ratio * start
-        return ROOM_MARGIN * to_come / max(1.0, before + kept)
+        told = kept_to_come(*rule, start, self.num_decided - start, num_tokens)
+        return told._replace(per_kept=ROOM_MARGIN * told.per_kept)
 
     def _choose(
         self, scores: list[torch.Tensor], waiting: range, num_to_come: int

@@ -25,6 +25,7 @@ from nexusquant.cache.layer_steps import LayerSteps
 from nexusquant.cache.pages import PackedPages
 from nexusquant.cache.room import Room
 from nexusquant.config import PAGE_SIZE, CompressionConfig
+from nexusquant.eviction import ToCome
 from nexusquant.kernels import packed_attention
 
 
@@ -200,8 +201,7 @@ class CompressedLayer(CacheLayerMixin):
         self,
         kept: torch.Tensor | None = None,
         *,
-        num_to_come: int = 0,
-        growth: float = 0.0,
+        to_come: ToCome | None = None,
         tools: CodingTools = NO_TOOLS,
     ) -> None:
         """Let go of what is not kept, code the rest, and close the span if it is at its end.
@@ -209,9 +209,7 @@ class CompressedLayer(CacheLayerMixin):
         Args:
             kept: Which of the newest tokens before the recent window stay; those before them
                 all do. [H_kv, n], bool; None keeps all.
-            num_to_come: Tokens of the span that will follow; it then stays open.
-            growth: Vectors of those that will be coded, for each one that is; room is made for
-                them.
+            to_come: Of the same span, which then stays open; there is room for it afterwards.
             tools: Of the layer's codec.
         """
         if self.codec is not None and self.is_initialized:
@@ -219,12 +217,11 @@ class CompressedLayer(CacheLayerMixin):
             if kept is not None:
                 kept = self._evict_coded(end - kept.shape[1], kept)
             self._code_until(end, kept, tools)
-            if not num_to_come and self.span_start is not None:
+            if to_come is None and self.span_start is not None:
                 self.recent = self.codec.narrow(*self.recent, first=self.first_recent)
         if self.pages is not None:
-            most = num_to_come * len(self.pages.lengths)
-            self.pages.make_room(min(round(growth * self.pages.num_vectors), most))
-        if not num_to_come:
+            self.pages.make_room(to_come.vectors(self.pages.lengths) if to_come else 0)
+        if to_come is None:
             self._close_span()
 
     def _evict_coded(self, token: int, kept: torch.Tensor) -> torch.Tensor:

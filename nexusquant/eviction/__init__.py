@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nexusquant.config import ScorerName
 from nexusquant.eviction.base import Observation, Scorer
-from nexusquant.eviction.block_budget import ROOM_MARGIN, block_shares, kept_to_come
+from nexusquant.eviction.block_budget import ROOM_MARGIN, ToCome, block_shares, kept_to_come
 from nexusquant.eviction.expected_attention import (
     ExpectedAttentionScorer as ExpectedAttentionScorer,
 )
@@ -45,6 +45,7 @@ __all__ = [
     "ROOM_MARGIN",
     "Observation",
     "Scorer",
+    "ToCome",
     "attend_and_score",
     "block_shares",
     "kept_to_come",

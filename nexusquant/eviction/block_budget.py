@@ -5,11 +5,30 @@ Knows counts and shares; no scores and no storage.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 ROOM_MARGIN = 33 / 32
 """Room for the blocks to come, beside what one layer would need that keeps the same of every block.
 
 Layers share one budget: some keep a little more of later blocks than of the first.
 """
+
+
+class ToCome(NamedTuple):
+    """What a text will keep of tokens that are still to be read.
+
+    Args:
+        num_whole: Tokens of which every head keeps its pair: the newest of the text.
+        per_kept: Pairs of the others, for each one that a layer has kept so far.
+    """
+
+    num_whole: int
+    per_kept: float
+
+    def vectors(self, lengths: Sequence[int]) -> int:
+        """Vectors that a layer will add whose heads hold `lengths`."""
+        return self.num_whole * len(lengths) + round(self.per_kept * sum(lengths))
 
 
 def block_shares(
@@ -32,40 +51,35 @@ def block_shares(
     """
     if num_before == num_to_come == 0 or newest_share * keep_ratio == 1:
         return keep_ratio, newest_share
-    shares, num_read = (keep_ratio, newest_share), num_before + num_waiting
-    newest, kept = _counts(*shares, num_read, num_to_come)
-    newest_before, kept_before = _counts(*shares, num_before, num_waiting + num_to_come)
+    num_newest, of_others = _rule(keep_ratio, newest_share, num_before + num_waiting + num_to_come)
+    own_newest = min(max(num_newest - num_to_come, 0), num_waiting)
     # never quite nothing: a share of nothing is not one
-    num_kept = max(kept - kept_before, 1e-6)
-    return num_kept / num_waiting, (newest - newest_before) / num_kept
+    num_kept = max(own_newest + of_others * (num_waiting - own_newest), 1e-6)
+    return num_kept / num_waiting, own_newest / num_kept
 
 
 def kept_to_come(
-    keep_ratio: float, newest_share: float, num_read: int, num_to_come: int
-) -> tuple[float, float]:
-    """Of a text that blocks are read of: tokens that were kept, and those that will be.
+    keep_ratio: float, newest_share: float, num_older: int, num_read: int, num_to_come: int
+) -> ToCome:
+    """What the rest of a text will keep, once blocks of it were decided on.
 
     Args:
         keep_ratio: As for `block_shares`.
         newest_share: The same.
+        num_older: Tokens of other texts before this one, which were thinned out alike.
         num_read: Tokens of the text that were decided on.
         num_to_come: Tokens of the text after them.
-
-    Returns:
-        Both for one head, in the mean.
     """
-    total = keep_ratio * (num_read + num_to_come)
     if newest_share * keep_ratio == 1:
-        return num_read, num_to_come
-    _, kept = _counts(keep_ratio, newest_share, num_read, num_to_come)
-    return kept, total - kept
+        return ToCome(num_to_come, 0.0)
+    num_newest, of_others = _rule(keep_ratio, newest_share, num_read + num_to_come)
+    num_whole = min(num_newest, num_to_come)
+    newest_read = num_newest - num_whole
+    num_kept = newest_read + of_others * (num_read - newest_read) + keep_ratio * num_older
+    return ToCome(num_whole, of_others * (num_to_come - num_whole) / max(1.0, num_kept))
 
 
-def _counts(
-    keep_ratio: float, newest_share: float, num_read: int, num_to_come: int
-) -> tuple[int, float]:
-    """The text's newest tokens among those that were read, and all that these keep."""
-    num_newest = round(newest_share * keep_ratio * (num_read + num_to_come))
-    own_newest = min(max(num_newest - num_to_come, 0), num_read)
-    of_others = (1 - newest_share) * keep_ratio / (1 - newest_share * keep_ratio)
-    return own_newest, own_newest + of_others * (num_read - own_newest)
+def _rule(keep_ratio: float, newest_share: float, num_tokens: int) -> tuple[int, float]:
+    """A text's newest tokens, which are kept whole, and the share that is kept of all others."""
+    num_newest = round(newest_share * keep_ratio * num_tokens)
+    return num_newest, (1 - newest_share) * keep_ratio / (1 - newest_share * keep_ratio)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nexusquant.eviction import block_shares, kept_to_come
+from nexusquant.eviction import ToCome, block_shares, kept_to_come
 
 KEEP = (0.05, 0.38, 0.64, 1.0)
 NEWEST = (0.0, 0.3, 1.0)
@@ -27,7 +27,9 @@ def test_one_block_has_the_budget_of_the_text(keep_ratio, newest_share):
 
 @pytest.mark.parametrize("keep_ratio", KEEP)
 @pytest.mark.parametrize("newest_share", NEWEST)
-@pytest.mark.parametrize("blocks", [(1000, 1000), (300, 300, 300, 300), (64, 4000), (4000, 64)])
+@pytest.mark.parametrize(
+    "blocks", [(1000, 1000), (300, 300, 300, 300), (64, 4000), (4000, 64), (1017,) * 300]
+)
 def test_blocks_together_keep_what_one_block_would(blocks, keep_ratio, newest_share):
     shares = list(shares_of(blocks, keep_ratio, newest_share))
     kept = [block * share for block, (share, _) in zip(blocks, shares, strict=True)]
@@ -49,12 +51,15 @@ def test_the_newest_of_the_text_are_in_its_last_blocks():
 
 @pytest.mark.parametrize("keep_ratio", KEEP)
 @pytest.mark.parametrize("newest_share", NEWEST)
-def test_what_is_kept_and_what_will_be_are_told_at_every_block(keep_ratio, newest_share):
-    blocks = (1000, 500, 700)
-    shares = shares_of(blocks, keep_ratio, newest_share)
+@pytest.mark.parametrize("blocks", [(1000, 500, 700), (64, 4000), (1024,) * 300])
+def test_at_every_block_it_is_told_what_the_rest_will_keep(keep_ratio, newest_share, blocks):
     kept, num_read = 0.0, 0
-    for block, (share, _) in zip(blocks, shares, strict=True):
+    for block, (share, _) in zip(blocks, shares_of(blocks, keep_ratio, newest_share), strict=True):
         kept, num_read = kept + block * share, num_read + block
-        told = kept_to_come(keep_ratio, newest_share, num_read, sum(blocks) - num_read)
-        assert told[0] == pytest.approx(kept, abs=1)
-        assert sum(told) == pytest.approx(keep_ratio * sum(blocks), abs=1)
+        told = kept_to_come(keep_ratio, newest_share, 0, num_read, sum(blocks) - num_read)
+        rest = told.num_whole + told.per_kept * kept
+        assert kept + rest == pytest.approx(keep_ratio * sum(blocks), abs=1.5)
+
+
+def test_a_layer_adds_the_newest_in_every_head_and_others_by_what_it_has_kept():
+    assert ToCome(num_whole=5, per_kept=2.0).vectors([10, 30]) == 2 * 5 + 2 * 40
