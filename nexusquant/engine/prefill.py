@@ -6,7 +6,7 @@ Knows token ids and a model's forward. Must not know text or sampling.
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
 import torch
@@ -58,18 +58,51 @@ def prefill_chunks(
     num_total, num_done = token_ids.shape[1], 0
     logits = torch.empty(0)
     cache.expect(num_total)
-    try:
+
+    def forwards() -> Iterator[tuple[int, torch.Tensor]]:
         for chunk in _chunks(token_ids.to(model.device), chunk_size):
-            logits = forward(model, chunk, cache)
-            if logits.is_cuda:
-                # progress is what is done, not what is queued; and a stop finds one chunk at most
-                torch.cuda.synchronize(logits.device)
-            num_done += chunk.shape[1]
+            yield chunk.shape[1], forward(model, chunk, cache)
+
+    try:
+        for num_tokens, newest in when_done(forwards()):
+            num_done, logits = num_done + num_tokens, newest
             yield PrefillProgress(num_done, num_total, time.perf_counter() - started)
     finally:
         if num_done < num_total:
             cache.expect(0)
     return logits
+
+
+def when_done(
+    forwards: Iterator[tuple[int, torch.Tensor]],
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Pass on what forwards give, each when it is done and not when it is queued.
+
+    By then a GPU has the next one in its queue, so that it never waits for the host; a stop finds
+    that one at most.
+
+    Args:
+        forwards: Makes one after the other; gives a number and the logits.
+    """
+    queued: list[tuple[int, torch.Tensor, torch.cuda.Event | None]] = []
+    for number, logits in forwards:
+        queued.append((number, logits, _event_after(logits)))
+        if len(queued) == 2 or not logits.is_cuda:
+            yield _done(*queued.pop(0))
+    for of_last in queued:
+        yield _done(*of_last)
+
+
+def _event_after(tensor: torch.Tensor) -> torch.cuda.Event | None:
+    return torch.cuda.current_stream(tensor.device).record_event() if tensor.is_cuda else None
+
+
+def _done(
+    number: int, logits: torch.Tensor, event: torch.cuda.Event | None
+) -> tuple[int, torch.Tensor]:
+    if event is not None:
+        event.synchronize()
+    return number, logits
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from nexusquant.cache import CompressedCache
 from nexusquant.config import ScorerName
 from nexusquant.engine.events import RereadProgress
-from nexusquant.engine.prefill import CHUNK_SIZE, forward
+from nexusquant.engine.prefill import CHUNK_SIZE, forward, when_done
 
 STRETCH = 512
 """Tokens that see one another when they are read again, besides the text's first ones."""
@@ -60,14 +60,16 @@ def reread_chunks(
             f"Tokens from {waiting.start} on wait to be read again; newest_ids begin at {first}."
         )
     newest_ids = newest_ids.to(model.device)
-    for batch in _batches(waiting, first, max(1, chunk_size // STRETCH)):
-        texts = [newest_ids[0, _lead(stretch, first) : stretch.stop - first] for stretch in batch]
-        with cache.rereading(batch, waiting):
-            logits = forward(model, torch.stack(texts), cache)
-        if logits.is_cuda:
-            torch.cuda.synchronize(logits.device)
-        done, elapsed = batch[-1].stop - waiting.start, time.perf_counter() - started
-        yield RereadProgress(done, len(waiting), elapsed)
+
+    def forwards() -> Iterator[tuple[int, torch.Tensor]]:
+        for batch in _batches(waiting, first, max(1, chunk_size // STRETCH)):
+            texts = [newest_ids[0, _lead(text, first) : text.stop - first] for text in batch]
+            with cache.rereading(batch, waiting):
+                logits = forward(model, torch.stack(texts), cache)
+            yield batch[-1].stop - waiting.start, logits
+
+    for num_done, _ in when_done(forwards()):
+        yield RereadProgress(num_done, len(waiting), time.perf_counter() - started)
 
 
 def _batches(waiting: range, first: int, at_once: int) -> Iterator[list[range]]:

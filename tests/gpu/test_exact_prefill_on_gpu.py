@@ -60,3 +60,22 @@ def test_two_parts_put_together_are_the_whole(dtype: torch.dtype) -> None:
     options = {"attn_mask": bias, "scale": 0.1, "enable_gqa": True}
     expected = scaled_dot_product_attention(query, key, value, **options).float()
     assert (actual - expected).norm() <= 4 * torch.finfo(dtype).eps * expected.norm()
+
+
+def test_shapes_that_come_again_are_left_to_cudnn_where_torch_prefers_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if torch.cuda.get_device_capability() != (9, 0) or not torch.backends.cudnn.is_available():
+        pytest.skip("torch prefers cuDNN's attention on other cards than this one")
+    asked = []
+
+    def by_parts(query: torch.Tensor, *args: object) -> torch.Tensor:
+        asked.append(query.shape[2])
+        return query
+
+    monkeypatch.setattr(exact, "_by_parts", by_parts)
+    for num_new, num_past in ((2048, 6144), (2048, 1000), (300, 2100)):
+        query = torch.randn(1, 8, num_new, 128, device="cuda", dtype=torch.bfloat16)
+        held = torch.randn(2, 1, 2, num_past + num_new, 128, device="cuda", dtype=torch.bfloat16)
+        attend_exactly(query, *held, 0.1)
+    assert asked == [2048]

@@ -69,7 +69,7 @@ def _prefers_cudnn(
         for count in (num_heads, num_kv_heads)
     )
     choice = torch._fused_sdp_choice(query, key, key, None, 0.0, False, enable_gqa=True)
-    return SDPBackend(choice) is SDPBackend.CUDNN_ATTENTION
+    return SDPBackend(choice) == SDPBackend.CUDNN_ATTENTION
 
 
 def _by_parts(
