@@ -31,7 +31,7 @@ def key_coder(num_heads: int, dim: int, bits: float = 2.0, device: str = "cpu") 
         mixing @ mixing.mT,
         torch.eye(dim).expand(num_heads, -1, -1),
     )
-    return key_quantizer(basis, share_bits([basis.variances], bits)[0], device)
+    return key_quantizer(basis, share_bits([basis.variances], bits)[0]).to(device)
 
 
 def keys_of(coder: E8Quantizer, num_vectors: int, seed: int = 3) -> torch.Tensor:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 
 from nexusquant.config import PAGE_SIZE
-from nexusquant.kernels import encode_into
+from nexusquant.kernels import codes_in_place, encode_into
 from nexusquant.lattice import (
     E8Quantizer,
     PackedVectors,
@@ -29,7 +29,7 @@ FIT_QUERIES = 256
 """Newest queries that a basis is fitted to when there is no profile."""
 
 CODED_AT_ONCE = 2**22
-"""Numbers of keys that are coded in one go."""
+"""Numbers of keys that are copied to be coded."""
 
 # where between the first token and a query's own the keys that it reads are taken to be
 _READ_FROM = (1 / 8, 3 / 8, 5 / 8, 7 / 8)
@@ -91,7 +91,7 @@ class LayerCodec:
         positions: torch.Tensor,
         tools: CodingTools = NO_TOOLS,
     ) -> None:
-        """Code keys and values straight into storage, some at a time: it takes float32 copies.
+        """Code keys and values straight into storage, some at a time where that takes copies.
 
         Args:
             pools: Storage of keys and of values; see `kernels.encode_into`.
@@ -108,6 +108,8 @@ class LayerCodec:
         plain = (None, Pairing.NONE, of_values, tools.is_bad)
         num_heads, num_tokens, dim = keys.shape
         at_once = max(PAGE_SIZE, CODED_AT_ONCE // (num_heads * dim))
+        if codes_in_place(keys.device, self.rotary):
+            at_once = num_tokens
         for first in range(0, num_tokens, at_once):
             part = slice(first, first + at_once)
             own = (slots[:, part], positions[..., part])
@@ -174,7 +176,7 @@ class LayerCodec:
             cost = self._cost_of(queries, num_seen, keys.shape[0])
         basis = fit_key_basis(mean, covariance, cost)
         widths = share_bits([basis.variances], self.key_bits)[0]
-        return replace(self, keys=key_quantizer(basis, widths, keys.device))
+        return replace(self, keys=key_quantizer(basis, widths).to(keys.device))
 
     def _cost_of(self, queries: torch.Tensor, num_seen: int, num_kv_heads: int) -> torch.Tensor:
         """Mean outer product of queries as keys before their rotation meet them."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import PreTrainedModel
@@ -41,6 +42,11 @@ class ModelProfile:
     pairings: tuple[Pairing, ...]
     bases: tuple[KeyBasis | None, ...]
     value_costs: tuple[float | None, ...]
+
+
+# coders of keys by their bits: every chat begins with the same, and making them takes a tenth of a
+# second for a model of 8B parameters
+_made_for: WeakKeyDictionary[ModelProfile, dict[float, list[E8Quantizer]]] = WeakKeyDictionary()
 
 
 def compressible_layers(model: PreTrainedModel) -> list[int]:
@@ -89,10 +95,14 @@ def make_codecs(
 def _key_quantizers(
     devices: Sequence[torch.device], quant: QuantConfig, profile: ModelProfile
 ) -> list[E8Quantizer | None]:
-    bases = [basis for basis in profile.bases if basis is not None]
-    widths = iter(share_bits([basis.variances for basis in bases], quant.key_bits))
+    made = _made_for.setdefault(profile, {})
+    if quant.key_bits not in made:
+        bases = [basis for basis in profile.bases if basis is not None]
+        widths = share_bits([basis.variances for basis in bases], quant.key_bits)
+        made[quant.key_bits] = list(map(key_quantizer, bases, widths))
+    quantizers = iter(made[quant.key_bits])
     return [
-        None if basis is None else key_quantizer(basis, next(widths), device)
+        None if basis is None else next(quantizers).to(device)
         for basis, device in zip(profile.bases, devices, strict=True)
     ]
 

@@ -5,7 +5,7 @@ Knows lattice points and torch; knows no model, no cache and no transformers.
 
 from nexusquant.kernels.backend import triton_problem
 from nexusquant.kernels.decode_attention import PackedView, decode_problem, packed_attention
-from nexusquant.kernels.encode import encode, encode_into
+from nexusquant.kernels.encode import codes_in_place, encode, encode_into
 from nexusquant.kernels.hold import hold_token
 from nexusquant.kernels.one_token import gated_one, linear_one, norm_one, rotate_one
 from nexusquant.kernels.prefill_attention.exact import attend_exactly, needs_masks
@@ -13,6 +13,7 @@ from nexusquant.kernels.prefill_attention.exact import attend_exactly, needs_mas
 __all__ = [
     "PackedView",
     "attend_exactly",
+    "codes_in_place",
     "decode_problem",
     "encode",
     "encode_into",

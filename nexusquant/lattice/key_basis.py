@@ -71,15 +71,12 @@ def fit_key_basis(mean: Tensor, covariance: Tensor, cost: Tensor) -> KeyBasis:
     return KeyBasis(mean.float().unsqueeze(-2), rows.float(), by_group.float())
 
 
-def key_quantizer(
-    basis: KeyBasis, widths: tuple[int, ...], device: torch.device | str
-) -> E8Quantizer:
-    """Make the coder of one layer's keys.
+def key_quantizer(basis: KeyBasis, widths: tuple[int, ...]) -> E8Quantizer:
+    """Make the coder of one layer's keys, on the CPU.
 
     Args:
         basis: The layer's basis.
         widths: Bits of its groups, as `share_bits` gives them.
-        device: Where keys live.
     """
     # what is not stored needs no step
     steps = torch.tensor([STEP_PER_RMS.get(width, 1.0) for width in widths])
@@ -90,7 +87,7 @@ def key_quantizer(
     rows = rows * (_LEAST_ROW / largest).clamp(min=1)[:, None, None]
     # only proportions matter inside a head, and costs may be in any unit
     gains = gains / gains.amax(dim=-1, keepdim=True)
-    return E8Quantizer.of_rows(widths, rows, gains, basis.mean.cpu()).to(device)
+    return E8Quantizer.of_rows(widths, rows, gains, basis.mean.cpu())
 
 
 def _with_floor(matrix: Tensor, share: float) -> Tensor:

@@ -14,7 +14,7 @@ from transformers import SmolLM3Config, SmolLM3ForCausalLM
 
 import nexusquant
 from nexusquant import CompressedCache, QuantConfig, load_cache
-from nexusquant.lattice import E8Quantizer, Pairing
+from nexusquant.lattice import E8Quantizer, Pairing, key_quantizer
 
 # values nearly exact: what is lost is lost in keys
 KEYS_ALONE = replace(TWO_BIT, quant=QuantConfig(key_bits=2, value_bits=4))
@@ -163,10 +163,10 @@ def test_layers_whose_errors_cost_nothing_leave_their_bits_to_others():
     assert (first.codec.keys.widths, last.codec.keys.widths) == ((4, 3), (1, 0))
 
 
-def plain_rotation(basis, widths, device):
+def plain_rotation(basis, widths):
     """Stands in for `key_quantizer`: nothing of the model is used."""
     num_heads, dim, _ = basis.rows.shape
-    coder = E8Quantizer.create(dim, 2, seed=0, device=device)
+    coder = E8Quantizer.create(dim, 2, seed=0, device="cpu")
     parts = (coder.basis, coder.column_units, coder.gains)
     mean = torch.zeros_like(basis.mean)
     return E8Quantizer(coder.widths, *(part.expand(num_heads, *part.shape) for part in parts), mean)
@@ -182,7 +182,25 @@ def test_a_profile_brings_the_logits_closer_than_a_plain_rotation(monkeypatch, m
     profile = nexusquant.build_profile(model, token_ids=seen)
     with_profile = relative_error(model, profile, KEYS_ALONE)
     monkeypatch.setattr("nexusquant.cache.profile.key_quantizer", plain_rotation)
-    assert 0 < with_profile < factor * relative_error(model, profile, KEYS_ALONE)
+    # coders are made once for a profile: this is another one
+    assert 0 < with_profile < factor * relative_error(model, replace(profile), KEYS_ALONE)
+
+
+def test_coders_are_made_once_for_a_profile_and_some_bits(monkeypatch):
+    model, made = tiny_models.llama(), []
+    profile = nexusquant.build_profile(model, token_ids=seen)
+
+    def noted(basis, widths):
+        made.append(widths)
+        return key_quantizer(basis, widths)
+
+    monkeypatch.setattr("nexusquant.cache.profile.key_quantizer", noted)
+    counts = []
+    for preset in ("safe", "safe", "high", "safe"):
+        CompressedCache(model, nexusquant.PRESETS[preset], profile)
+        counts.append(len(made))
+    num_layers = model.config.num_hidden_layers
+    assert counts == [num_layers, num_layers, 2 * num_layers, 2 * num_layers]
 
 
 def two_bit_error(dtype, norm):

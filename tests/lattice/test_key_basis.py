@@ -53,7 +53,7 @@ def weighted(one, other, weight=cost):
 
 def fitted(bits):
     basis = fit_key_basis(mean, covariance, cost)
-    return key_quantizer(basis, share_bits([basis.variances], bits)[0], "cpu")
+    return key_quantizer(basis, share_bits([basis.variances], bits)[0])
 
 
 def decoded_by(coder, vectors):
@@ -95,7 +95,7 @@ def test_keys_cost_a_third_or_less_of_what_a_plain_rotation_costs():
 def test_the_error_is_the_one_that_bits_were_shared_by():
     basis = fit_key_basis(mean, covariance, cost)
     widths = share_bits([basis.variances], 2)[0]
-    error = decoded_by(key_quantizer(basis, widths, "cpu"), keys) - keys
+    error = decoded_by(key_quantizer(basis, widths), keys) - keys
     actual = weighted(error, error, with_floor(cost)).mean(dim=1).sum()
     left = torch.tensor([GAUSSIAN_ERROR[width] for width in widths])
     predicted = 8 * float((basis.variances * left).sum())
@@ -132,7 +132,7 @@ def test_over_layers_bytes_average_to_no_more_than_asked_for():
 
 @pytest.mark.parametrize("widths", [(1,) * 8, (3, 3, 2, 2, 2, 1, 1, 1), (4,) * 8])
 def test_products_in_the_measure_of_cost_come_out_right(widths):
-    coder = key_quantizer(fit_key_basis(mean, covariance, cost), widths, "cpu")
+    coder = key_quantizer(fit_key_basis(mean, covariance, cost), widths)
     # sizes over three octaves, so that the rounding of scales averages out
     centred = (keys - mean.float().unsqueeze(1)) * 2 ** torch.linspace(-1, 2, 1500).unsqueeze(1)
     decoded = decoded_by(coder, centred + mean.float().unsqueeze(1)) - mean.float().unsqueeze(1)
@@ -159,7 +159,7 @@ def relative_error(key_size, cost_size):
     """What is lost of keys around zero, over what there is, in the measure of cost."""
     basis = fit_key_basis(0 * mean, key_size**2 * covariance, cost_size * cost)
     vectors = drawn(key_size**2 * covariance, 0 * mean)
-    coder = key_quantizer(basis, share_bits([basis.variances], 2)[0], "cpu")
+    coder = key_quantizer(basis, share_bits([basis.variances], 2)[0])
     error = decoded_by(coder, vectors) - vectors
     return float(weighted(error, error).sum() / weighted(vectors, vectors).sum())
 
@@ -200,7 +200,7 @@ DEGENERATE = {
 def finite_coder(name, bits=2):
     basis = fit_key_basis(mean, *DEGENERATE[name])
     assert all(part.isfinite().all() for part in basis)
-    return key_quantizer(basis, share_bits([basis.variances], bits)[0], "cpu")
+    return key_quantizer(basis, share_bits([basis.variances], bits)[0])
 
 
 @pytest.mark.parametrize("name", DEGENERATE)

@@ -8,7 +8,18 @@ from nexusquant.kernels.backend import triton_problem
 from nexusquant.kernels.encode import reference
 from nexusquant.lattice import E8Quantizer, PackedVectors, Pairing, Rotary
 
-__all__ = ["encode", "encode_into"]
+__all__ = ["codes_in_place", "encode", "encode_into"]
+
+
+def codes_in_place(device: torch.device, rotary: Rotary | None) -> bool:
+    """Whether vectors are coded as they lie there; else copies of them are made, in float32.
+
+    Args:
+        device: Of the vectors.
+        rotary: What they were rotated by, or None.
+    """
+    is_even = rotary is None or len(rotary.segments) == 1
+    return is_even and triton_problem(device) is None
 
 
 def encode(
