@@ -23,7 +23,7 @@ CUSTOM_LABEL = "Custom"
 
 _RISKS = (
     (1.0, "Every token is kept."),
-    (0.36, "Rarely, a detail mentioned once is missed."),
+    (0.36, "Rarely, a detail mentioned once is missed; in a chat, more often."),
     (0.25, "A detail mentioned once can be missed."),
     (0.14, "Facts mentioned once can be lost; check what matters."),
     (0.0, "For summaries only; single facts are often lost."),
@@ -119,7 +119,9 @@ def describe_config(config: CompressionConfig) -> str:
     """One honest sentence or two: what is done to the cache and what that risks."""
     if config.quant is None:
         return "Keys and values stay as the model makes them. The reference; needs the most memory."
-    codes = f"{config.quant.key_bits:g}-bit keys and {config.quant.value_bits:g}-bit values"
+    codes = (
+        f"{config.quant.key_bits:g}-bit keys and {config.quant.value_bits:g}-bit values on average"
+    )
     keep = config.eviction.keep_ratio if config.eviction else 1.0
     risk = next(text for least, text in _RISKS if keep >= least)
     if keep == 1.0:

@@ -117,8 +117,10 @@ def _build_compression() -> tuple[gr.Component, ...]:
     with gr.Accordion("Values of your own", open=False, elem_id="set-advanced"):
         with gr.Row():
             key_bits = gr.Dropdown(_bit_choices(2.0), label="Key bits, mean", min_width=120)
-            value_bits = gr.Dropdown(_bit_choices(2.0), label="Value bits", min_width=120)
-        keep = gr.Slider(5, 100, step=0.5, label="Kept of a long text, %", elem_id="set-keep")
+            value_bits = gr.Dropdown(_bit_choices(2.0), label="Value bits, mean", min_width=120)
+        keep = gr.Slider(
+            5, 100, step=0.1, label="Kept of a long text's codes, %", elem_id="set-keep"
+        )
         scorer = gr.Dropdown(
             SCORERS,
             label="Who chooses what is kept",

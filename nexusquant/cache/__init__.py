@@ -11,6 +11,7 @@ from nexusquant.cache.kernel_sizes import REBUILT_BYTES, have_kernels, kernel_ta
 from nexusquant.cache.layer_choice import supported_layers
 from nexusquant.cache.profile import ModelProfile
 from nexusquant.cache.profile_builder import ProfileBuilder
+from nexusquant.cache.profile_file import FORMAT_VERSION as PROFILE_FORMAT_VERSION
 from nexusquant.cache.profile_file import load_profile, save_profile
 from nexusquant.cache.rereading import REREAD_BYTES
 from nexusquant.cache.saved import load_cache
@@ -31,6 +32,7 @@ __all__ = [
     "ATTENTION_NAME",
     "BLOCK_BYTES",
     "CODED_AT_ONCE",
+    "PROFILE_FORMAT_VERSION",
     "REBUILT_BYTES",
     "REREAD_BYTES",
     "CacheHandle",

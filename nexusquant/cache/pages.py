@@ -98,11 +98,11 @@ class PackedPages:
         """
         num_owned, num_heads = sum(_owned_pages(self.page_table)), len(self.lengths)
         num_spare = self.keys.scales.shape[0] - num_owned
-        if num_vectors and not num_spare:
-            # the last page of every head is a part of one
-            wanted = pages_for(self.num_vectors + num_vectors) + num_heads
-            self.keys = _grow(self.keys, wanted - num_owned)
-            self.values = _grow(self.values, wanted - num_owned)
+        # the last page of every head is a part of one; after a truncation heads own more than that
+        num_lacking = pages_for(self.num_vectors + num_vectors) + num_heads - num_owned
+        if num_vectors and not num_spare and num_lacking > 0:
+            self.keys = _grow(self.keys, num_lacking)
+            self.values = _grow(self.values, num_lacking)
         elif num_spare and not num_vectors:
             self.keys = _first_pages(self.keys, num_owned)
             self.values = _first_pages(self.values, num_owned)

@@ -5,6 +5,7 @@ Knows prefill, caches and the built-in text. Must not know widgets.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from nexusquant.cache import CompressedCache
+from nexusquant.cache import PROFILE_FORMAT_VERSION, CompressedCache
 from nexusquant.config import PRESETS, CompressionConfig, RopeScaling
 from nexusquant.engine.events import SelfTestProgress
 from nexusquant.engine.model_loader import LoadedModel
@@ -30,7 +31,7 @@ LEAST_TOKENS = 512
 """Fewer tokens than these tell nothing of a preset."""
 
 _RECALLED, _NUM_CUE = range(96, 192), 32
-_FORMAT = 4
+_FORMAT = 5
 
 DEFAULT_PRESET = "safe"
 """The preset to begin with where nothing was measured, or nothing passes."""
@@ -96,19 +97,27 @@ class SelfTestReport:
             OSError: The file cannot be written.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self) | {"format_version": _FORMAT}), encoding="utf-8")
+        fields = asdict(self) | {"format_version": _FORMAT, "measured_with": _measured_with()}
+        path.write_text(json.dumps(fields), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> SelfTestReport | None:
-        """Read what `save` wrote; None when there is nothing that can be used."""
+        """Read what `save` wrote; None when there is nothing, or nothing that holds any more."""
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
-            if fields.pop("format_version") != _FORMAT:
+            versions = (fields.pop("format_version"), fields.pop("measured_with"))
+            if versions != (_FORMAT, _measured_with()):
                 return None
             presets = tuple(PresetReport(**report) for report in fields.pop("presets"))
             return cls(presets, **fields)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
+
+
+def _measured_with() -> str:
+    """A short name for what the figures depend on beside the model: presets and kind of profile."""
+    settings = f"{PRESETS} {PROFILE_FORMAT_VERSION}"
+    return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
 
 def self_test_steps(

@@ -153,6 +153,16 @@ def test_in_room_that_was_made_nothing_grows_and_the_rest_of_it_is_given_back():
     assert [read_head(pages, pages.keys, head) for head in (0, 1)] == [2 * one for one in held]
 
 
+def test_pages_that_heads_own_already_are_room_enough():
+    pages = PackedPages(2, KEY_BYTES, VALUE_BYTES, CPU)
+    vectors = random_vectors(2, 1000, KEY_BYTES, 0), random_vectors(2, 1000, VALUE_BYTES, 1)
+    pages.append(*vectors)
+    num_pages = pages.keys.scales.shape[0]
+    pages.truncate([0, 0])
+    pages.make_room(1)
+    assert pages.keys.scales.shape[0] == pages.values.scales.shape[0] == num_pages
+
+
 @pytest.mark.parametrize("count", [1, 64, 65])
 def test_appending_leaves_older_slots_byte_for_byte(count):
     pages = PackedPages(2, KEY_BYTES, VALUE_BYTES, CPU)

@@ -210,13 +210,22 @@ def two_bit_error(dtype, norm):
     return relative_error(model, profile, KEYS_ALONE)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("norm", [30, 300, 900])
+@pytest.mark.parametrize(
+    ("dtype", "norm"),
+    [
+        *((dtype, norm) for dtype in (torch.float32, torch.float16) for norm in (30, 300, 900)),
+        *((torch.bfloat16, norm) for norm in (30, 300)),
+    ],
+    ids=str,
+)
 def test_a_constant_part_of_keys_costs_at_most_as_much_again(dtype, norm):
-    # bfloat16 rounds such keys to steps of 4, which has to be coded too: that leaves .09 of the
-    # logits' deviation, and without a constant part .04
-    most = 2.5 if (dtype, norm) == (torch.bfloat16, 900) else 2
-    assert two_bit_error(dtype, norm) < most * two_bit_error(dtype, 0)
+    assert two_bit_error(dtype, norm) < 2 * two_bit_error(dtype, 0)
+
+
+def test_a_constant_part_that_bfloat16_rounds_coarsely_costs_a_little_more():
+    # its steps of 4 have to be coded too: that leaves .09 of the logits' deviation, and without a
+    # constant part .04
+    assert two_bit_error(torch.bfloat16, 900) < 2.5 * two_bit_error(torch.bfloat16, 0)
 
 
 def with_an_odd_layer():

@@ -113,6 +113,21 @@ def test_after_the_first_block_pages_have_room_for_the_whole_text(model, config)
     assert sum(needed) <= sum(rooms) <= 1.5 * sum(needed)
 
 
+@pytest.mark.parametrize("config", CONFIGS)
+def test_after_a_rewind_from_a_longer_text_blocks_are_read_as_ever(model, config):
+    cache = CompressedCache(model, CONFIGS[config])
+    read(model, cache, document[:, :40], chunk_size=40)
+    mark = cache.mark()
+    read(model, cache, tiny_models.token_ids(3000, seed=3))
+    cache.finish_prefill()
+    cache.rewind(mark)
+    for number in range(NUM_BLOCKS):
+        read_block(model, cache, number)
+        cache.finish_prefill(num_to_come=BLOCK * (NUM_BLOCKS - 1 - number))
+    assert cache.num_seen_tokens == 40 + NUM_BLOCKS * BLOCK
+    assert cache.usage().stored_bytes == reachable_bytes(cache)
+
+
 def test_pinned_tokens_of_any_block_stay(model):
     cache = CompressedCache(model, REREADING)
     cache.pin(range(150, 260))

@@ -15,6 +15,7 @@ from nexusquant.engine import (
     PresetReport,
     SelfTestProgress,
     SelfTestReport,
+    self_test,
 )
 from nexusquant.engine.measurements import Measurements
 from nexusquant.engine.self_test import NUM_COMPARED, self_test_steps
@@ -89,6 +90,19 @@ def test_a_report_survives_its_file(tmp_path: Path):
     report = report_of(max=0.3)
     report.save(tmp_path / "profiles" / "report.json")
     assert SelfTestReport.load(tmp_path / "profiles" / "report.json") == report
+
+
+def test_figures_of_other_presets_or_another_kind_of_profile_are_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    report, path = report_of(max=0.3), tmp_path / "report.json"
+    report.save(path)
+    others = dict(PRESETS) | {"high": replace(PRESETS["high"], recent_window=64)}
+    for name, value in (("PRESETS", others), ("PROFILE_FORMAT_VERSION", 0)):
+        with monkeypatch.context() as patch:
+            patch.setattr(self_test, name, value)
+            assert SelfTestReport.load(path) is None
+    assert SelfTestReport.load(path) == report
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format_version": 99}', '{"presets": 1}'])
