@@ -127,7 +127,8 @@ def describe_config(config: CompressionConfig) -> str:
     if keep == 1.0:
         return f"{codes}. {risk}"
     again = " Long texts are read twice to choose them." if config.reads_twice(10**9) else ""
-    return f"{codes}; {keep * 100:g} % of the codes of a long text are kept.{again} {risk}"
+    share = f"{keep * 100:g}\N{NO-BREAK SPACE}%"
+    return f"{codes}; {share} of the codes of a long text are kept.{again} {risk}"
 
 
 def turn_figures(stats: GenerationStats) -> list[tuple[str, str]]:

@@ -93,7 +93,7 @@ def test_no_preset_text_promises_a_factor(name):
 
 def test_a_preset_text_says_what_is_done_and_what_it_risks():
     config = CompressionConfig(quant=QuantConfig(), eviction=EvictionConfig(keep_ratio=0.125))
-    text = presenters.describe_config(config)
+    text = presenters.describe_config(config).replace("\xa0", " ")
     assert text == (
         "2-bit keys and 2-bit values on average; 12.5 % of the codes of a long text are kept. "
         "Long texts are read twice to choose them. For summaries only; single facts are often lost."
@@ -115,7 +115,8 @@ def test_own_values_have_no_preset():
     )
     assert presenters.preset_name(config) is None
     assert presenters.config_label(config) == "Custom"
-    assert "2.25-bit keys and 1.5-bit values on average; 90 %" in presenters.describe_config(config)
+    text = presenters.describe_config(config).replace("\xa0", " ")
+    assert "2.25-bit keys and 1.5-bit values on average; 90 %" in text
 
 
 def test_the_figures_of_a_turn_name_everything_that_was_measured():
