@@ -75,8 +75,8 @@ def time_left(left_s: float | None) -> str:
 
 
 def percent(share: float) -> str:
-    """0.614 -> "61 %"."""
-    return f"{share * 100:.0f} %"
+    """0.614 -> "61 %", which stays on one line."""
+    return f"{share * 100:.0f}\N{NO-BREAK SPACE}%"
 
 
 def factor(value: float) -> str:

@@ -195,7 +195,7 @@ def test_the_chart_draws_the_measured_bytes_of_every_turn():
     assert [round(y * 1e3) for y in plain.y] == [t.usage.uncompressed_bytes for t in turns]
     assert [round(y * 1e3) for y in stored.y] == [t.usage.stored_bytes for t in turns]
     evicted = 1 - PRESETS["balanced"].eviction.keep_ratio
-    assert f"{evicted * 100:.0f} % evicted" in stored.text[0]
+    assert f"{evicted * 100:.0f} % evicted" in stored.text[0].replace("\xa0", " ")
 
 
 def luminance(colour: str) -> float:
@@ -219,6 +219,7 @@ def test_the_chart_can_be_read_on_light_and_dark(background):
 
 def test_every_page_has_a_cell_with_its_share_in_words():
     html = page_views.page_strip([(1, 1.0), (2, 0.1), (7, 0.5)], PRESETS["balanced"])
+    html = html.replace("\xa0", " ")
     assert 'data-page="7" title="Page 7: 50 % kept"' in html
     assert "Least kept: p. 2 (10 %)" in html
     assert html.count("<button") == 3
