@@ -40,8 +40,7 @@ def attend_and_score(
     """
     num_heads, q_len, _ = query.shape
     num_kv_heads, num_past, _ = past[0].shape
-    # a GPU multiplies 16-bit vectors many times faster, and sums up in float32 as well
-    is_narrow = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+    is_narrow = _multiplies_narrow(query)
     dtype = query.dtype if is_narrow else torch.float32
     keys, values = (
         torch.cat([held.to(dtype), new.to(dtype)], dim=1)
@@ -57,3 +56,9 @@ def attend_and_score(
     weights = logits.softmax(dim=-1)
     output = (weights.to(dtype) @ values).reshape(num_heads, q_len, -1)
     return output.to(query.dtype), weights[..., :num_past].amax(dim=1)
+
+
+def _multiplies_narrow(query: Tensor) -> bool:
+    """Whether a GPU multiplies 16-bit vectors many times faster, and sums up in float32 as well."""
+    is_narrow = query.is_cuda and query.dtype in (torch.float16, torch.bfloat16)
+    return is_narrow and torch.cuda.get_device_capability(query.device) >= (8, 0)
