@@ -14,6 +14,12 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 R_MANUAL = Path("/usr/share/R/doc/manual/R-intro.pdf")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """What Triton builds for a test is kept beside the other files of tests, not at home."""
+    if hasattr(config, "cache"):
+        os.environ.setdefault("TRITON_CACHE_DIR", str(config.cache.mkdir("triton")))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def all_cores(request: pytest.FixtureRequest) -> Iterator[None]:
     """The real model uses every core; tiny ones are quickest on the threads they are given."""
