@@ -1,8 +1,8 @@
 """The search behind the presets: bits against tokens, at the bytes that a preset may take.
 
 Every combination gets those bytes; what it then finds of needles in long texts is counted as in
-`recall.py`. A text is read once and coded with all bits. Prints a table and
-writes JSON; runs add up, a text that is in the file already is not read again.
+`recall.py`. A text is read once and coded with all bits. Prints a table and writes JSON; runs add
+up, a text that is in the file already is not read again.
 
     python benchmarks/preset_grid.py --text prose=FILE --text speech=FILE
 """

@@ -44,8 +44,7 @@ class ModelProfile:
     value_costs: tuple[float | None, ...]
 
 
-# coders of keys by their bits: every chat begins with the same, and making them takes a tenth of a
-# second for a model of 8B parameters
+# coders of keys by their bits: every chat begins with the same, and need not wait for them again
 _made_for: WeakKeyDictionary[ModelProfile, dict[float, list[E8Quantizer]]] = WeakKeyDictionary()
 
 

@@ -78,8 +78,8 @@ def when_done(
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Pass on what forwards give, each when it is done and not when it is queued.
 
-    By then a GPU has the next one in its queue, so that it never waits for the host. Who stops
-    finds that one done as well.
+    By then a GPU has the next one in its queue, so that it never waits for the host. Who stops has
+    that one in the cache as well.
 
     Args:
         forwards: Makes one after the other; gives a number and the logits.
