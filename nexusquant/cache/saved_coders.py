@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 
 from nexusquant.cache.codec import LayerCodec
-from nexusquant.lattice import MOST_VALUE_BITS, E8Quantizer, Pairing
+from nexusquant.lattice import MOST_KEY_BITS, MOST_VALUE_BITS, E8Quantizer, Pairing
 
 _KEY_TENSORS = ("key_basis", "key_column_units", "key_gains", "key_mean")
 
@@ -60,6 +60,8 @@ def coders_from_tensors(
 
 
 def _key_coder(named: Mapping[str, torch.Tensor], widths: tuple[int, ...]) -> E8Quantizer:
+    if max(widths, default=0) > MOST_KEY_BITS:
+        raise ValueError(f"its keys have the widths {widths}")
     num_kv_heads, _, dim = named["sink_keys"].shape
     expected = {
         "key_basis": ((num_kv_heads, dim, dim), torch.int8),

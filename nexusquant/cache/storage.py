@@ -27,7 +27,7 @@ from nexusquant.config import CompressionConfig, EvictionConfig, QuantConfig
 from nexusquant.errors import CacheStateError
 from nexusquant.lattice import E8Quantizer, PackedVectors, Rotary, RotarySegment
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 _HEADER = "nexusquant"
 _SAMPLES_PER_TENSOR = 32
 _EXACT_TENSORS = ("sink_keys", "sink_values", "recent_keys", "recent_values")

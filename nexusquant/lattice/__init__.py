@@ -1,6 +1,11 @@
 """The mathematics of compression: E8 points, codes, packing, rotation, quantizer. Has no state."""
 
-from nexusquant.lattice.bit_shares import MOST_VALUE_BITS, share_bits, share_even_bits
+from nexusquant.lattice.bit_shares import (
+    MOST_KEY_BITS,
+    MOST_VALUE_BITS,
+    share_bits,
+    share_even_bits,
+)
 from nexusquant.lattice.box_code import GAUSSIAN_ERROR, STEP_PER_RMS, decode_box, encode_box
 from nexusquant.lattice.dither import token_signs
 from nexusquant.lattice.e8 import is_lattice_point, nearest_point
@@ -15,6 +20,7 @@ from nexusquant.lattice.rotation import rotation_matrix
 
 __all__ = [
     "GAUSSIAN_ERROR",
+    "MOST_KEY_BITS",
     "MOST_VALUE_BITS",
     "STEP_PER_RMS",
     "E8Quantizer",

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from nexusquant.lattice.box_code import GAUSSIAN_ERROR
 
+MOST_KEY_BITS = 7
+"""Widest group of keys: in a byte, kernels hold a coordinate in half steps."""
+
 MOST_VALUE_BITS = 4
 """Widest group of values: kernels sum up two words of a group, and more bits save next to nothing
 that the rest of a model would notice."""
@@ -24,7 +27,8 @@ near costs more evenly than what is looked up far away."""
 def share_bits(costs: Sequence[Tensor], bits: float) -> list[tuple[int, ...]]:
     """Share bits out over the groups of keys; the heads of a layer get the same widths.
 
-    Greedy: the next bit goes where it saves most cost. A layer's first group has one always.
+    Greedy: the next bit goes where it saves most cost. A layer's first group has one always, and
+    none has more than `MOST_KEY_BITS`.
 
     Args:
         costs: What it costs to leave a group out, `KeyBasis.variances` of each layer.
@@ -35,7 +39,10 @@ def share_bits(costs: Sequence[Tensor], bits: float) -> list[tuple[int, ...]]:
         Widths of each layer's groups, falling.
     """
     least = [(1, *(0,) * (of_layer.shape[-1] - 1)) for of_layer in costs]
-    return _share(costs, bits, least, GAUSSIAN_ERROR)
+    return _share(costs, bits, least, _KEY_ERROR)
+
+
+_KEY_ERROR = {width: error for width, error in GAUSSIAN_ERROR.items() if width <= MOST_KEY_BITS}
 
 
 def share_even_bits(costs: Sequence[Tensor], bits: float) -> list[tuple[int, ...]]:

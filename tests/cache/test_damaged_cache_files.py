@@ -106,6 +106,7 @@ LIES = {
     "values of too few widths": _record("value_widths", [2]),
     "values of no widths": _record("value_widths", []),
     "values of too many bits": _record("value_widths", [8, 8]),
+    "keys of too many bits": _record("key_widths", [8, 0]),
     "a mean of another size": _set("0.key_mean", lambda mean: mean[..., :3].clone()),
     "no mean": lambda tensors, header: tensors.pop("0.key_mean"),
     "no model": lambda tensors, header: header.pop("model"),

@@ -30,7 +30,7 @@ from nexusquant.lattice import E8Quantizer
 WIDTHS = (
     (2,) * 8,
     (5, 4, 3, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 0),
-    (8, 7, 6, 1),
+    (7, 7, 6, 1),
     (3,) * 16,
     (1,) * 10,
     (2,) * 5 + (1,) * 3,
@@ -68,8 +68,9 @@ def key_groups(codes: torch.Tensor, widths: tuple[int, ...]) -> list[tuple]:
         for first, second, rest, unit in lanes:
             for n, words in enumerate((first, second)):
                 there = [byte(words, d) for d in range(4) if bit(rest, 16 + 4 * n + d)]
-                own = byte(unit, 2 * n)
-                assert own == byte(unit, 2 * n + 1)
+                # in half steps
+                own = byte(unit, 2 * n) // 2
+                assert byte(unit, 2 * n) == byte(unit, 2 * n + 1) == 2 * own
                 assert bit(rest, 24 + n) == (own == 1)
                 groups.append(group_fields(codes, there, byte(rest, n) if own else None, own))
     return groups
@@ -116,13 +117,14 @@ def test_the_bytes_of_the_tables_are_told_without_making_them(widths: tuple[int,
     assert table_bytes(widths, num_heads) == pytest.approx(sum(t.nbytes for t in held), rel=0.02)
 
 
-def whole_terms(coder: E8Quantizer, codes: torch.Tensor) -> torch.Tensor:
+def half_steps(coder: E8Quantizer, codes: torch.Tensor) -> torch.Tensor:
     """What a row's registers hold: [N, terms], as `tiles.cu` fills them."""
-    fields = [
-        term and (term if term.index is None else term._replace(size=1))
-        for term in key_terms(coder.widths)
-    ]
-    return of_terms(key_groups(codes, coder.widths), fields)
+    groups = []
+    for fields, parity in key_groups(codes, coder.widths):
+        shift = parity.unsqueeze(1).expand(-1, 8).clone()
+        shift[:, 0] = 1 - parity
+        groups.append((2 * fields + shift, parity))
+    return of_terms(groups, key_terms(coder.widths))
 
 
 @pytest.mark.parametrize("widths", WIDTHS, ids=str)
@@ -137,7 +139,7 @@ def test_whole_numbers_rebuild_vectors_without_rounding(widths: tuple[int, ...])
         tables.basis[0].unflatten(2, (8, 4)).unflatten(-1, (2, 2, 4)).permute(1, 5, 3, 6, 4, 0, 2)
     )
     rows = rows.reshape(-1, coder.dim)
-    digits = whole_terms(coder, packed.codes)
+    digits = half_steps(coder, packed.codes)
     assert int(digits.min()) >= 0 and int(digits.max()) < 256
     sums = (digits.double() @ rows.double() + WHOLE).float()
     factor, addend = tables.columns[0].unflatten(-1, (2, 2)).permute(2, 1, 0).flatten(1)
@@ -189,6 +191,18 @@ def test_tables_of_values_are_made_once_and_go_with_their_coder() -> None:
     del coders[0]
     gc.collect()
     assert rows() is None
+
+
+def test_keys_of_more_than_seven_bits_have_no_places() -> None:
+    with pytest.raises(ValueError, match="at most 7 bits"):
+        key_places((8, 4, 4, 4))
+
+
+def test_sums_that_a_kernel_cannot_hold_are_refused() -> None:
+    rows = torch.ones(320, 320)
+    coder = E8Quantizer.of_rows((7,) * 40, rows, torch.ones(40))
+    with pytest.raises(ValueError, match="half steps are too many"):
+        key_fragments(coder, torch.arange(320, dtype=torch.int32))
 
 
 def test_values_of_more_than_four_bits_have_no_places() -> None:

@@ -9,9 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nexusquant.config import MOST_BITS
-from nexusquant.lattice import GAUSSIAN_ERROR, MOST_VALUE_BITS, share_bits, share_even_bits
+from nexusquant.lattice import (
+    GAUSSIAN_ERROR,
+    MOST_KEY_BITS,
+    MOST_VALUE_BITS,
+    share_bits,
+    share_even_bits,
+)
 
-MOST = max(GAUSSIAN_ERROR)
+MOST = MOST_KEY_BITS
 
 # every layer: heads and the variances of its groups, over ten orders of magnitude
 a_variance = st.floats(-5, 5).map(lambda exponent: 10.0**exponent)

@@ -11,7 +11,7 @@ from nexusquant.kernels.backend import cuda_problem
 from nexusquant.kernels.cuda_program import CudaError
 from nexusquant.kernels.decode_attention import reference
 from nexusquant.kernels.decode_attention.reference import PackedView
-from nexusquant.lattice import MOST_VALUE_BITS
+from nexusquant.lattice import MOST_KEY_BITS, MOST_VALUE_BITS
 
 __all__ = ["LARGEST_DIM", "PackedView", "decode_problem", "packed_attention"]
 
@@ -103,6 +103,7 @@ def _has_kernel(query: torch.Tensor, packed: PackedView) -> bool:
         packed.positions.shape[1] > 0
         # frequencies that change along the text are rare enough for torch
         and (rotary is None or len(rotary.segments) == 1)
+        and max(packed.key_quantizer.widths) <= MOST_KEY_BITS
         and max(packed.value_quantizer.widths) <= MOST_VALUE_BITS
         and decode_problem(query.device, packed.key_quantizer.dim) is None
     )

@@ -54,12 +54,13 @@ __device__ __forceinline__ u32 field(u32 lower, u32 upper) {
     return number;
 }
 
-// 1 where an odd number of the lowest bits of eight digits is set
-__device__ __forceinline__ u32 parity_of(u32 words) {
-    u32 odd = words & 0x55555555u;
+// 1 where an odd number of the lowest bits of eight digits is set, of each half of two words
+__device__ __forceinline__ void find_parities(u32 near, u32 far, u32& of_near, u32& of_far) {
+    u32 odd = near & 0x55555555u | far << 1 & 0xAAAAAAAAu;
     odd ^= odd >> 8;
     odd ^= odd >> 4;
-    return ((odd ^ odd >> 2) & 0x00010001u) * 0x3C00u;
+    odd ^= odd >> 2;
+    of_near = (odd & 0x00010001u) * 0x3C00u, of_far = (odd >> 1 & 0x00010001u) * 0x3C00u;
 }
 
 // the bits of a byte of each half, two places apart
@@ -78,15 +79,23 @@ struct Pages {
     int length;
 };
 
+// `count` bytes, MOST of them at most, by a warp
+template <int MOST>
+__device__ __forceinline__ void copy_all(u8* target, const u8* from, int count, int lane) {
+    const u8* own = from + lane * 16;
+#pragma unroll
+    for (int i = 0; i < MOST; i += 512)
+        if (i + lane * 16 < count) copy_ahead(target + lane * 16 + i, own + i);
+}
+
 // codes and scales of a tile into a stage of shared memory
 __device__ __forceinline__ void fetch(const Pages& pages, int page, int tile, u8* stage, int lane) {
     long long first = static_cast<long long>(page) * PAGE + tile * TOKENS % PAGE;
-    const u8* keys = pages.key_codes + first * pages.key_bytes;
-    for (int i = lane * 16; i < TOKENS * pages.key_bytes; i += 512)
-        copy_ahead(stage + i, keys + i);
-    const u8* values = pages.value_codes + first * VALUE_BYTES;
+    copy_all<TOKENS * KEY_ROOM>(
+        stage, pages.key_codes + first * pages.key_bytes, TOKENS * pages.key_bytes, lane);
     u8* target = stage + KEY_STAGE;
-    for (int i = lane * 16; i < TOKENS * VALUE_BYTES; i += 512) copy_ahead(target + i, values + i);
+    copy_all<TOKENS * VALUE_BYTES>(
+        target, pages.value_codes + first * VALUE_BYTES, TOKENS * VALUE_BYTES, lane);
     if (lane < 2 * M_TILES) {
         const u8* scales = lane < M_TILES ? pages.key_scales : pages.value_scales;
         int at = lane % M_TILES * 16;
@@ -130,7 +139,7 @@ __device__ __forceinline__ void add_row(
     u32 near, near_upper, far, far_upper;
     read_pair<R>(tokens[0], tokens[1], places[R], near, near_upper);
     read_pair<R>(tokens[2], tokens[3], places[R], far, far_upper);
-    parity[R % 2][0] = parity_of(near), parity[R % 2][1] = parity_of(far);
+    find_parities(near, far, parity[R % 2][0], parity[R % 2][1]);
 #define ADD(TILE, A0, A1, A2, A3)                                                               \
     _Pragma("unroll") for (int n = 0; n < N_TILES; n++)                                         \
         multiply_add(sums[TILE][n], A0, A1, A2, A3, weights[n][0], weights[n][1]);
@@ -213,7 +222,7 @@ __device__ __forceinline__ void compare(
     }
     const uint2* queries = reinterpret_cast<const uint2*>(shared + AT_QUERY) + lane;
     const uint2* means = reinterpret_cast<const uint2*>(shared + AT_MEAN) + lane;
-#pragma unroll 2
+#pragma unroll 8
     for (int chunk = 0; chunk < CHUNKS; chunk++) {
         float left[M_TILES][4], right[M_TILES][4];
         rebuild_columns(shared + AT_BASIS, shared + AT_COLUMNS, a, chunk, lane, left, right);
@@ -227,6 +236,9 @@ __device__ __forceinline__ void compare(
             for (int i = 0; i < 4; i++)
                 sine_cosine(
                     offset[m][i / 2] * (i % 2 ? rate.y : rate.x) + base[i % 2], sine[i], cosine[i]);
+            const u32 turns[4] = {
+                half2_of(cosine[0], cosine[1]), half2_of(cosine[2], cosine[3]),
+                half2_of(sine[0], sine[1]), half2_of(sine[2], sine[3])};
             float turned_left[4], turned_right[4];
 #pragma unroll
             for (int i = 0; i < 4; i++) {
@@ -237,17 +249,14 @@ __device__ __forceinline__ void compare(
                 half2_of(turned_left[0], turned_left[1]), half2_of(turned_left[2], turned_left[3]),
                 half2_of(turned_right[0], turned_right[1]),
                 half2_of(turned_right[2], turned_right[3])};
-            const u32 turns[4] = {
-                half2_of(cosine[0], cosine[1]), half2_of(cosine[2], cosine[3]),
-                half2_of(sine[0], sine[1]), half2_of(sine[2], sine[3])};
 #pragma unroll
             for (int n = 0; n < N_TILES; n++) {
-                uint2 b = queries[(chunk * N_TILES + n) * 32];
-                multiply_add(products[m][n], keys[0], keys[1], keys[2], keys[3], b.x, b.y);
                 if (HAS_MEAN) {
                     uint2 c = means[(chunk * N_TILES + n) * 32];
                     multiply_add(of_mean[m][n], turns[0], turns[1], turns[2], turns[3], c.x, c.y);
                 }
+                uint2 b = queries[(chunk * N_TILES + n) * 32];
+                multiply_add(products[m][n], keys[0], keys[1], keys[2], keys[3], b.x, b.y);
             }
         }
     }
@@ -482,8 +491,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
         if (IS_WHOLE) return pages.first_position + index;
         return index < pages.length ? static_cast<int>(pages.positions[index]) : 0;
     };
-    uint4 own_places[KEY_ROWS];
-    read_places(places, t, own_places);
+    const Places own_places = read_places(places, t);
     u32 own_value_places[VALUE_ROWS];
 #pragma unroll
     for (int r = 0; r < VALUE_ROWS; r++) own_value_places[r] = value_places[8 * r + g];
@@ -523,12 +531,11 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
         u32 position[M_TILES][2];
 #pragma unroll
         for (int m = 0; m < M_TILES; m++) {
+            const u8* row = stage + (16 * m + g) * key_bytes;
+            split_vectors(row, row + 8 * key_bytes, own_places, a[m]);
 #pragma unroll
-            for (int part_of_tile = 0; part_of_tile < 2; part_of_tile++) {
-                int row = 16 * m + 8 * part_of_tile + g;
-                split_vector(stage + row * key_bytes, own_places, a[m], part_of_tile);
-                position[m][part_of_tile] = __shfl_sync(~0u, own_position, row);
-            }
+            for (int h = 0; h < 2; h++)
+                position[m][h] = __shfl_sync(~0u, own_position, 16 * m + 8 * h + g);
         }
         float products[M_TILES][N_TILES][4] = {}, of_mean[M_TILES][N_TILES][4] = {};
         const u32 first_position_of_tile = __shfl_sync(~0u, own_position, 0);

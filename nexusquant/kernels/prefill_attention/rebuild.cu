@@ -70,8 +70,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) rebuild_vectors(
     const u8* own_columns = column_factors + static_cast<long long>(head) * COLUMN_BYTES;
     for (int i = thread * 16; i < COLUMN_BYTES; i += WARPS * 512)
         copy_ahead(shared + AT_COLUMNS + i, own_columns + i);
-    uint4 own_places[KEY_ROWS];
-    read_places(places, lane % 4, own_places);
+    const Places own_places = read_places(places, lane % 4);
     float* own_means = reinterpret_cast<float*>(shared + AT_MEAN);
     for (int i = thread; i < 2 * HALF; i += WARPS * 32)
         own_means[i] = HAS_MEAN && columns[i] >= 0 ? mean[head * DIM + columns[i]] : 0.f;
@@ -92,10 +91,11 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) rebuild_vectors(
         int row[M_TILES][2];
 #pragma unroll
         for (int m = 0; m < M_TILES; m++) {
+            const u8* own_row = stage + (16 * m + lane / 4) * key_bytes;
+            split_vectors(own_row, own_row + 8 * key_bytes, own_places, a[m]);
 #pragma unroll
             for (int h = 0; h < 2; h++) {
                 const int own = 16 * m + 8 * h + lane / 4, at = index + own;
-                split_vector(stage + own * key_bytes, own_places, a[m], h);
                 row[m][h] = at < end ? starts[head] + at - first : -1;
                 long long place = static_cast<long long>(head) * positions_width + at;
                 position[m][h] = IS_WHOLE ? first_position + at : at < end ? positions[place] : 0;

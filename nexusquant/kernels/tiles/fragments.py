@@ -12,7 +12,6 @@ import torch
 
 from nexusquant.kernels.tiles.terms import (
     LANES,
-    PARITY_HIGH,
     Term,
     key_places,
     key_terms,
@@ -46,8 +45,11 @@ class KeyFragments(NamedTuple):
 WHOLE = 12_582_912
 """Whole numbers are summed up on top of it: their bits are then those of a float32."""
 
-_LARGEST = 60_000
-"""A vector of scale 1 is made no larger than float16 holds."""
+_MOST_WHOLE = 2**22
+"""Such numbers are smaller."""
+
+_LARGEST = 45_000
+"""Two numbers of a vector of scale 1 are no longer than float16 holds, however they are turned."""
 
 
 def key_fragments(quantizer: E8Quantizer, columns: torch.Tensor) -> KeyFragments:
@@ -61,9 +63,9 @@ def key_fragments(quantizer: E8Quantizer, columns: torch.Tensor) -> KeyFragments
     basis = quantizer.basis[..., : quantizer.num_coded, :].float()
     basis = basis.unsqueeze(0) if basis.dim() == 2 else basis
     spread = basis[..., columns.clamp(min=0).long()] * (columns >= 0)
-    terms = key_terms(widths)
-    rows, offsets, most = (table.to(device) for table in _whole_rows(widths, terms))
-    whole = _in_bytes(rows @ spread, terms).to(torch.int8)
+    rows, offsets, most = (table.to(device) for table in _whole_rows(widths, key_terms(widths)))
+    _check_sums(most @ spread.abs())
+    whole = (rows @ spread).to(torch.int8)
     # tile, register, lane t and byte of a term; half, chunk and lane g of a column
     parts = whole.unflatten(1, (-1, 2, LANES, 4)).unflatten(-1, (2, -1, 8))
     parts = parts.permute(0, 6, 1, 7, 3, 5, 2, 4).contiguous()
@@ -73,8 +75,11 @@ def key_fragments(quantizer: E8Quantizer, columns: torch.Tensor) -> KeyFragments
     bound = ((most @ spread.abs()) * factors).amax(dim=-1, keepdim=True)
     shrink = torch.exp2((bound / _LARGEST).log2().ceil())
     factors /= shrink
-    addends = (offsets @ spread - WHOLE) * factors
-    table = torch.stack([factors, addends], dim=-1).unflatten(1, (2, -1))
+    # sums are in half steps; those that are taken away are there where they are not
+    taken = torch.tensor(ODD_COSET_SHIFT, device=device).clamp(max=0)
+    offsets += taken.repeat(offsets.numel() // GROUP)
+    addends = (offsets @ spread - WHOLE / 2) * factors
+    table = torch.stack([factors / 2, addends], dim=-1).unflatten(1, (2, -1))
     return KeyFragments(
         parts.reshape(*parts.shape[:3], 32, 16),
         table.transpose(1, 2).flatten(2).contiguous(),
@@ -83,13 +88,11 @@ def key_fragments(quantizer: E8Quantizer, columns: torch.Tensor) -> KeyFragments
     )
 
 
-def _in_bytes(rows: torch.Tensor, terms: Sequence[Term | None]) -> torch.Tensor:
-    """Rows [..., terms, columns]; those of parities as what is left over and as sixteens."""
-    sizes = [0 if term is None or term.index is not None else term.size for term in terms]
-    of_term = torch.tensor(sizes, device=rows.device).unsqueeze(-1)
-    sixteens = (rows / PARITY_HIGH).round()
-    rows = torch.where(of_term == 1, rows - PARITY_HIGH * sixteens, rows)
-    return torch.where(of_term == PARITY_HIGH, sixteens, rows)
+def _check_sums(largest: torch.Tensor) -> None:
+    """Refuse sums, of coordinates of the size `largest` in steps, that `WHOLE` cannot hold."""
+    num_half_steps = 4 * float(largest.max())
+    if num_half_steps >= _MOST_WHOLE:
+        raise ValueError(f"{num_half_steps:,.0f} half steps are too many for a kernel's sums.")
 
 
 def _whole_rows(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from nexusquant.lattice import MOST_VALUE_BITS
+from nexusquant.lattice import MOST_KEY_BITS, MOST_VALUE_BITS
 from nexusquant.lattice.packing import WORD_BYTES, CodeLayout
 
 LANES = 4
@@ -20,9 +20,6 @@ LANES = 4
 
 ROW = 8
 """Groups that are taken apart together."""
-
-PARITY_HIGH = 16
-"""A key's parity is put in twice, once and this often: its row needs more than 8 bits."""
 
 
 class CodeShape(NamedTuple):
@@ -53,8 +50,7 @@ class Term(NamedTuple):
     Args:
         group: Which of eight coordinates.
         index: Which of them; None: the parity.
-        size: What the term is when its bits are 1: parts of `PARITY_HIGH` for a key's parity,
-            a power of four for the coordinates of values.
+        size: What the term is when its bits are 1: a power of four for coordinates.
     """
 
     group: int
@@ -65,18 +61,14 @@ class Term(NamedTuple):
 def key_terms(widths: tuple[int, ...]) -> list[Term | None]:
     """What the registers of keys hold, sixteen terms each, as `tiles.cu` fills them; None: zeros.
 
-    A lane's bytes are two coordinates of each of two groups; there is an even number of registers.
+    A lane's bytes are two coordinates of each of two groups, in half steps.
     """
     terms: list[Term | None] = []
     for first in range(0, ROW * len(_rows(widths)), ROW):
-        for index in (*range(LANES), None):
+        for index in range(LANES):
             for lane_byte in range(LANES * 4):
                 group, upper = first + lane_byte // 2, lane_byte % 2
-                if index is None:
-                    terms.append(Term(group, None, PARITY_HIGH if upper else 1))
-                else:
-                    terms.append(Term(group, index + LANES * upper))
-    terms += [None] * (len(terms) % 32)
+                terms.append(Term(group, index + LANES * upper))
     return _with_bits(terms, widths)
 
 
@@ -106,7 +98,12 @@ def key_places(widths: tuple[int, ...]) -> torch.Tensor:
     the bytes of their single bits, what there is, and what the single bits count in the bytes of
     a register. "What there is": a bit for each word of either group, and of either whether its
     single bits are all it has.
+
+    Raises:
+        ValueError: A group has more than `MOST_KEY_BITS`.
     """
+    if max(widths) > MOST_KEY_BITS:
+        raise ValueError(f"widths are {widths}; keys have at most {MOST_KEY_BITS} bits.")
     table = [
         [_key_place(widths, row + 2 * lane) for lane in range(LANES)]
         for row in range(0, ROW * len(_rows(widths)), ROW)
@@ -119,7 +116,8 @@ def _key_place(widths: tuple[int, ...], group: int) -> list[int]:
     words = [_packed(place.words) for place in own]
     there = sum(2 ** len(place.words) - 1 << 4 * n for n, place in enumerate(own))
     there |= sum(place.is_one_bit << 8 + n for n, place in enumerate(own))
-    units = [place.single_unit for place in own for _ in range(2)]
+    # coordinates stand in half steps
+    units = [2 * place.single_unit for place in own for _ in range(2)]
     singles = _packed([place.single for place in own])
     return [*words, singles | there << 16, _signed(_packed(units))]
 

@@ -15,9 +15,8 @@
 constexpr int PAGE = 64;
 constexpr int TOKENS = 16 * M_TILES;
 constexpr int CHUNKS = HALF / 8;
-// registers of coordinates and of parities, five for eight groups; a product takes two
-constexpr int SLOTS = 5 * KEY_ROWS;
-constexpr int K_TILES = (SLOTS + 1) / 2;
+// a product takes two registers of coordinates, of which eight groups fill four
+constexpr int K_TILES = 2 * KEY_ROWS;
 constexpr int BASIS_BYTES = CHUNKS * K_TILES * 512;
 // of each column: factor, and what is added
 constexpr int COLUMN_BYTES = HALF * 16;
@@ -61,56 +60,93 @@ __device__ __forceinline__ void copy_ahead(void* shared, const void* global) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(place), "l"(global));
 }
 
-// of the lowest bits of two groups, their parities: once, and sixteen times
-__device__ __forceinline__ u32 parities(u32 lowest) {
-    u32 odd = lowest ^ lowest >> 8;
-    odd ^= odd >> 4;
-    odd ^= odd >> 2;
-    odd = (odd ^ odd >> 1) & 0x00010001u;
-    return odd | odd << 12;
+// 255 in the bytes whose highest bit is set
+__device__ __forceinline__ u32 filled(u32 bytes) {
+    u32 all;
+    asm("prmt.b32 %0, %1, %1, 0xBA98;" : "=r"(all) : "r"(bytes));
+    return all;
 }
 
-// one row of a tile; `part` 0: of rows 0-7, 1: of rows 8-15
-__device__ __forceinline__ void split_vector(
-    const u8* row, const uint4 (&places)[KEY_ROWS], u32 (&a)[K_TILES][4], int part) {
-    constexpr int AT = KEY_IS_EVEN ? 2 : 1;
-    int slot = 0;
-#define PUT(BYTES) a[slot / 2][part + slot % 2 * 2] = (BYTES), slot++;
+// Where a lane finds its two groups of each row, taken apart once: of words and single bits the
+// places in a vector, the bits of words that are there, of single bits those that are all there is,
+// and what they count.
+struct Places {
+    u32 words[KEY_ROWS][4][2], masks[KEY_ROWS][4], singles[KEY_ROWS][2];
+    u32 pairs[KEY_ROWS], units[KEY_ROWS];
+};
+
+// a number that stays in its register: made anew for every tile, it would cost more
+__device__ __forceinline__ u32 kept(u32 x) {
+    asm volatile("" : "+r"(x));
+    return x;
+}
+
+__device__ __forceinline__ Places read_places(const uint4* table, int t) {
+    Places own;
 #pragma unroll
     for (int r = 0; r < KEY_ROWS; r++) {
-        const uint4 own = places[r];
-        u32 fields[4] = {}, lowest = 0;
+        const uint4 place = table[4 * r + t];
+        const u32 there = place.z >> 16;
 #pragma unroll
-        for (int d = 0; d < 4; d++) {
-            if (d >= (KEY_DIGITS >> 4 * r & 15)) break;
-            u32 words = read16<AT>(row + (own.x >> 8 * d & 255))
-                | read16<AT>(row + (own.y >> 8 * d & 255)) << 16;
-            words &= (own.z >> 16 + d & 1) * 0x0000FFFFu | (own.z >> 20 + d & 1) * 0xFFFF0000u;
-            if (d == 0) lowest = words & 0x55555555u;
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const u32 moved = i > d ? words >> 2 * (i - d) : words << 2 * (d - i);
-                fields[i] |= moved & 0x03030303u << 2 * d;
-            }
+        for (int d = 0; d < (KEY_DIGITS >> 4 * r & 15); d++) {
+            own.words[r][d][0] = kept(place.x >> 8 * d & 255);
+            own.words[r][d][1] = kept(place.y >> 8 * d & 255);
+            own.masks[r][d] = kept((there >> d & 1) * 0x0000FFFFu | (there >> 4 + d & 1) * 0xFFFF0000u);
         }
-        u32 bytes = row[own.z & 255] | static_cast<u32>(row[own.z >> 8 & 255]) << 16;
-        bytes = (bytes | bytes << 4) & 0x0F0F0F0Fu;
-        lowest |= bytes & ((own.z >> 24 & 1) * 0x0000FFFFu | (own.z >> 25 & 1) * 0xFFFF0000u);
-#pragma unroll
-        for (int i = 0; i < 4; i++) fields[i] |= (bytes >> i & 0x01010101u) * 255u & own.w;
-#pragma unroll
-        for (int i = 0; i < 4; i++) PUT(fields[i])
-        PUT(parities(lowest))
+        own.singles[r][0] = kept(place.z & 255), own.singles[r][1] = kept(place.z >> 8 & 255);
+        own.pairs[r] = kept((there >> 8 & 1) * 0x00000505u | (there >> 9 & 1) * 0x05050000u);
+        own.units[r] = place.w;
     }
-    if (SLOTS % 2) PUT(0)
-#undef PUT
+    return own;
 }
 
-// where a lane finds what it takes apart
-__device__ __forceinline__ void read_places(
-    const uint4* places, int t, uint4 (&own)[KEY_ROWS]) {
+// Bytes of one row's groups in front of their half steps, which are their lowest bits; the lowest bits
+// of the fields, every other place.
+template <int R>
+__device__ __forceinline__ u32 read_fields(const u8* row, const Places& own, u32 (&fields)[4]) {
+    constexpr int AT = KEY_IS_EVEN ? 2 : 1;
+    u32 lowest = 0;
 #pragma unroll
-    for (int r = 0; r < KEY_ROWS; r++) own[r] = places[4 * r + t];
+    for (int d = 0; d < (KEY_DIGITS >> 4 * R & 15); d++) {
+        u32 words = read16<AT>(row + own.words[R][d][0]) | read16<AT>(row + own.words[R][d][1]) << 16;
+        words &= own.masks[R][d];
+        if (d == 0) lowest = words & 0x55555555u;
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int right = 2 * (i - d) - 1;
+            const u32 moved = right > 0 ? words >> right : words << -right;
+            fields[i] |= moved & 0x03030303u << 2 * d + 1;
+        }
+    }
+    u32 bytes = row[own.singles[R][0]] | static_cast<u32>(row[own.singles[R][1]]) << 16;
+    // four of them in a byte; what is above them is shifted out
+    bytes |= bytes << 4;
+#pragma unroll
+    for (int i = 0; i < 4; i++) fields[i] |= filled(bytes << 7 - i) & own.units[R];
+    // of single bits that are all there is, two neighbours make one
+    return lowest | (bytes ^ bytes >> 1) & own.pairs[R];
+}
+
+// Two rows of a tile, g and g + 8. Coordinates are twice their fields, and one more where the sum of
+// the group's fields is odd; the first of a group where it is even.
+template <int R = 0>
+__device__ __forceinline__ void split_vectors(
+    const u8* row, const u8* other, const Places& places, u32 (&a)[K_TILES][4]) {
+    u32 fields[2][4] = {};
+    u32 odd = read_fields<R>(row, places, fields[0]);
+    odd |= read_fields<R>(other, places, fields[1]) << 1;
+    odd ^= odd >> 8;
+    odd ^= odd >> 4;
+    odd ^= odd >> 2;
+#pragma unroll
+    for (int part = 0; part < 2; part++) {
+        const u32 halves = (odd >> part & 0x00010001u) * 0x0101u;
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            a[2 * R + i / 2][part + i % 2 * 2] =
+                fields[part][i] | (i == 0 ? halves ^ 0x00010001u : halves);
+    }
+    if constexpr (R + 1 < KEY_ROWS) split_vectors<R + 1>(row, other, places, a);
 }
 
 // Eight pairs of columns of all vectors of a warp; rows g and g + 8 of a tile, pairs 2t and 2t + 1.
