@@ -57,7 +57,7 @@ Codecs = Mapping[str, Sequence[LayerCodec | None]]
 
 PRESETS = ("high", "balanced", "max")
 PEERS = ("snapkv", "expected_attention", "streaming", "random")
-NUM_TEXTS = {"needles": 28, "same sentence": 28, "key-value": 14, MANUAL: 14, SUMMARY: 8}
+NUM_TEXTS = {"needles": 56, "same sentence": 28, "key-value": 14, MANUAL: 14, SUMMARY: 8}
 """Texts of each task; over 200 questions each."""
 SUMMARY_TOKENS = 64
 

@@ -1,7 +1,8 @@
 """What a chat still knows at its end of what it was told at its beginning.
 
 A conversation by the model's own template, turn by turn, through the engine's `Conversation`: past
-turns are thinned out at the beginning of the next one. Facts are told in the first turn; then the
+turns are thinned out at the beginning of the next one, once they take what a preset promises of a
+longer text. Facts are told in the first turn; then the
 user asks for sums, with answers that are scripted, so that every preset has the same conversation;
 at the end each fact is asked for, and the conversation goes back to before the question. Recall is
 relative to preset `off`; what the model answers without the conversation is not asked. Sums are
@@ -14,7 +15,6 @@ knows next to none, with any cache. Prints a table and writes JSON; runs add up.
 from __future__ import annotations
 
 import argparse
-import itertools
 import random
 import re
 import sys
@@ -32,6 +32,7 @@ from recall_tasks import Fact, needles  # noqa: E402
 
 import nexusquant  # noqa: E402
 from nexusquant.cache import CompressedCache  # noqa: E402
+from nexusquant.config import PROMISED_FROM  # noqa: E402
 from nexusquant.engine import (  # noqa: E402
     Conversation,
     Finished,
@@ -42,6 +43,8 @@ from nexusquant.engine import (  # noqa: E402
 )
 
 NUM_TURNS = (50,)
+PROMISED_FACTORS = {"high": 10, "balanced": 17, "max": 33}
+"""By what presets divide the bytes of a text of `PROMISED_FROM` tokens or more."""
 LARGEST = 40
 """Of the numbers that are added up."""
 _REMEMBER = "I will remember this:"
@@ -88,7 +91,7 @@ class Chat:
     """
 
     def __init__(self, loaded: LoadedModel, config: nexusquant.CompressionConfig) -> None:
-        self.conversation = Conversation(loaded, config)
+        self.conversation = Conversation(loaded, config.for_chat())
         self.messages: list[dict[str, str]] = []
         self._loaded = loaded
         self._scripted = self.conversation._generator = Scripted(loaded)
@@ -201,25 +204,22 @@ def _talk(
         "stored_bytes": usages[-1].stored_bytes,
         "num_tokens": usages[-1].num_seen_tokens,
         "kept_share": round(usages[-1].kept_share, 4),
-        "most_of_budget": round(_most_of_budget(preset, usages), 4),
+        "most_of_budget": _most_of_budget(preset, usages),
     }, known
 
 
-def _most_of_budget(preset: str, usages: Sequence[nexusquant.CacheUsage]) -> float:
-    """The most that a conversation ever held, as a share of its budget in tokens.
+def _most_of_budget(preset: str, usages: Sequence[nexusquant.CacheUsage]) -> float | None:
+    """The most bytes that a conversation ever took, as a share of what its preset promises.
 
-    The budget is the preset's share of all tokens, and besides what may wait for a decision, or is
-    never decided on: a span too short to thin out, the newest turn, first and newest tokens.
+    The promise is a factor from so many tokens on; a shorter conversation may take as much.
     """
-    config = nexusquant.PRESETS[preset]
-    seen = [0, *(usage.num_seen_tokens for usage in usages)]
-    longest = max(after - before for before, after in itertools.pairwise(seen))
-    share, waiting = 1.0, 0
-    if config.eviction is not None:
-        share = config.eviction.keep_ratio
-        waiting = config.eviction.min_span + longest
-        waiting += config.num_sink_tokens + config.recent_window
-    return max(u.num_stored_tokens / (share * u.num_seen_tokens + waiting) for u in usages)
+    if preset not in PROMISED_FACTORS:
+        return None
+    factor, used = PROMISED_FACTORS[preset], 0.0
+    for usage in usages:
+        promised = usage.uncompressed_bytes * max(1, PROMISED_FROM / usage.num_seen_tokens) / factor
+        used = max(used, usage.stored_bytes / promised)
+    return round(used, 4)
 
 
 def _message(role: str, content: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from types import MappingProxyType
 
@@ -13,6 +13,9 @@ PAGE_SIZE = 64
 
 CODE_BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 """Widths, in bits per value, that the E8 box code exists for."""
+
+PROMISED_FROM = 8192
+"""Tokens from which on a preset takes as little as it promises."""
 
 LEAST_BITS, MOST_BITS = 1, 4
 """Bounds on the mean bits per value of keys and of values."""
@@ -86,6 +89,7 @@ class EvictionConfig:
             head then keeps, in [0, 1].
         observation_window: Newest queries of the span that scorers may look at, in tokens.
         min_span: Spans with fewer tokens to choose from are kept whole: questions are not thinned.
+        keeps_up_to: Tokens up to which a cache keeps every pair, in the mean over heads; 0: none.
 
     Raises:
         ValueError: A share outside its range.
@@ -97,6 +101,7 @@ class EvictionConfig:
     newest_share: float = 0.3
     observation_window: int = 256
     min_span: int = 256
+    keeps_up_to: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scorer", _scorer(self.scorer))
@@ -108,6 +113,8 @@ class EvictionConfig:
         for name in ("observation_window", "min_span"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; use 1 token or more.")
+        if self.keeps_up_to < 0:
+            raise ValueError(f"keeps_up_to is {self.keeps_up_to!r}; use 0 tokens or more.")
 
 
 def _scorer(name: str) -> ScorerName:
@@ -165,6 +172,19 @@ class CompressionConfig:
         if eviction is None or eviction.scorer is not ScorerName.RECONSTRUCTION:
             return False
         return num_tokens - self.num_sink_tokens - self.recent_window >= eviction.min_span
+
+    def for_chat(self) -> CompressionConfig:
+        """The same for a chat, which loses nothing while it holds no more than is promised.
+
+        Its turns wait as they are, in codes, until they take nearly what `PROMISED_FROM` tokens of
+        a longer text may: nine tenths of it, since pages have slack. Where the scorer reads once,
+        queries are gone by then: nothing waits.
+        """
+        eviction = self.eviction
+        if eviction is None or eviction.scorer is not ScorerName.RECONSTRUCTION:
+            return self
+        most = round(0.9 * eviction.keep_ratio * PROMISED_FROM)
+        return replace(self, eviction=replace(eviction, keeps_up_to=most))
 
 
 class RopeScalingKind(str, Enum):

@@ -23,7 +23,7 @@ CUSTOM_LABEL = "Custom"
 
 _RISKS = (
     (1.0, "Every token is kept."),
-    (0.36, "Rarely, a detail mentioned once is missed; in a chat, more often."),
+    (0.36, "Rarely, a detail mentioned once is missed."),
     (0.25, "A detail mentioned once can be missed."),
     (0.14, "Facts mentioned once can be lost; check what matters."),
     (0.0, "For summaries only; single facts are often lost."),
@@ -128,7 +128,9 @@ def describe_config(config: CompressionConfig) -> str:
         return f"{codes}. {risk}"
     again = " Long texts are read twice to choose them." if config.reads_twice(10**9) else ""
     share = f"{keep * 100:g}\N{NO-BREAK SPACE}%"
-    return f"{codes}; {share} of the codes of a long text are kept.{again} {risk}"
+    held = config.for_chat().eviction.keeps_up_to
+    chat = f" A chat keeps every token until it holds {count(held)}." if held else ""
+    return f"{codes}; {share} of the codes of a long text are kept.{again} {risk}{chat}"
 
 
 def turn_figures(stats: GenerationStats) -> list[tuple[str, str]]:

@@ -146,7 +146,7 @@ class CompressedCache(hf_compat.Cache):
         for layer in self._compressed_layers():
             layer.expect(num_tokens)
 
-    def waiting_tokens(self, least: int | None = None) -> range:
+    def waiting_tokens(self, least: int | None = None, num_to_come: int = 0) -> range:
         """Indices of tokens that eviction has to decide on; empty while they are too few.
 
         Those of the open span; with none open, those of short spans and of generated text since
@@ -154,9 +154,10 @@ class CompressedCache(hf_compat.Cache):
 
         Args:
             least: Fewer than these are too few; None: the config's `min_span`.
+            num_to_come: Tokens that will be read before these are asked for again.
         """
         first_free = max((mark.num_seen for mark in self._marks), default=0)
-        return self._evictor.waiting_tokens(first_free, least)
+        return self._evictor.waiting_tokens(first_free, least, num_to_come)
 
     def pin(self, tokens: range) -> None:
         """Never evict these tokens, whatever their scores: a system prompt, for instance.

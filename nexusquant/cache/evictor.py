@@ -14,11 +14,11 @@ import torch
 
 from nexusquant.cache.hf_compat import CacheLayerMixin
 from nexusquant.cache.layer import CompressedLayer
+from nexusquant.cache.pages import ROOM_MARGIN
 from nexusquant.cache.rereading import Rereading
 from nexusquant.config import CompressionConfig, ScorerName
 from nexusquant.eviction import (
     ONE_PASS_SCORERS,
-    ROOM_MARGIN,
     Observation,
     ToCome,
     block_shares,
@@ -65,22 +65,35 @@ class Evictor:
         """True when every waiting token was read again."""
         return self.reread is not None and self.reread.is_complete
 
-    def waiting_tokens(self, first_free: int, least: int | None = None) -> range:
+    def waiting_tokens(
+        self, first_free: int, least: int | None = None, num_to_come: int = 0
+    ) -> range:
         """Indices of the tokens to decide on; empty while they are too few.
 
         Args:
             first_free: With no span open, tokens before it must stay as they are.
             least: Fewer are too few; None: the config's `min_span`.
+            num_to_come: Tokens that will be read before these are asked for again.
         """
         eviction, layers = self._config.eviction, self._layers
         # a layer may turn out to have vectors that cannot be coded
         if eviction is None or not layers or layers[0].codec is None:
+            return range(0)
+        if self._num_stored() + num_to_come <= eviction.keeps_up_to:
             return range(0)
         start = layers[0].span_start
         start = first_free if start is None else start
         start = max(start, self.num_decided, self._config.num_sink_tokens)
         tokens = range(start, max(start, layers[0].num_seen - self._config.recent_window))
         return tokens if len(tokens) >= (least or eviction.min_span) else range(0)
+
+    def _num_stored(self) -> float:
+        """Tokens that are held, in the mean over heads."""
+        first, paged = self._layers[0], [layer for layer in self._layers if layer.pages]
+        if not first.is_initialized:
+            return 0.0
+        coded = sum(layer.pages.num_vectors / layer.sinks[0].shape[0] for layer in paged)
+        return first.sinks[0].shape[1] + first.num_recent + coded / len(self._layers)
 
     @contextmanager
     def rereading(self, stretches: Sequence[range], waiting: range) -> Iterator[None]:

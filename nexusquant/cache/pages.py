@@ -13,6 +13,10 @@ import torch
 from nexusquant.config import PAGE_SIZE
 from nexusquant.lattice import PackedVectors
 
+ROOM_MARGIN = 33 / 32
+"""Room for what is to come, beside what a layer would need that went on as it began: layers share
+one budget, and some keep a little more of later blocks of a text than of the first."""
+
 
 class PackedPages:
     """Append-only storage of packed vectors, with a length of its own for every KV head.

@@ -19,10 +19,10 @@ from nexusquant.cache import hf_compat
 from nexusquant.cache.codec import LayerCodec
 from nexusquant.cache.layer_choice import supported_layers
 from nexusquant.cache.measure import BYTES_UNCOMPRESSED
-from nexusquant.cache.pages import pages_for
+from nexusquant.cache.pages import ROOM_MARGIN, pages_for
 from nexusquant.cache.profile import stored_tensors
 from nexusquant.config import PAGE_SIZE, CompressionConfig, QuantConfig
-from nexusquant.eviction import ROOM_MARGIN, block_shares
+from nexusquant.eviction import block_shares
 from nexusquant.kernels.decode_attention.reference import CPU_BLOCK_BYTES, GPU_BLOCK_BYTES
 from nexusquant.lattice import E8Quantizer, Pairing, Rotary, RotarySegment, share_bits
 

@@ -50,7 +50,7 @@ class ChatSession:
         self._engine = engine
         self._config, self._scaling = config, scaling
         self._system = [Message("system", system_prompt)] if system_prompt else []
-        self._conversation = engine.new_conversation(config, scaling)
+        self._conversation = engine.new_conversation(config.for_chat(), scaling)
         self._messages: list[Message] = []
         self._turns: list[GenerationStats] = []
 
@@ -112,7 +112,8 @@ class ChatSession:
 
     def release(self) -> None:
         """Free the cache and keep the words: the next turn reads them again."""
-        self._conversation = self._engine.new_conversation(self._config, self._scaling)
+        config = self._config.for_chat()
+        self._conversation = self._engine.new_conversation(config, self._scaling)
 
     def usage(self) -> CacheUsage | None:
         """The cache at the end of the last finished turn; None before the first."""

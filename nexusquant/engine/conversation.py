@@ -110,7 +110,9 @@ class Conversation:
         token_ids = self._unread_ids + self._token_ids(rest, is_start=is_start)
         # the past turn cannot be answered again from here on: eviction may touch it
         self._turn = None
-        yield from self._generator.settle(self._ids, cache, self._least_to_settle(len(token_ids)))
+        num_new = len(token_ids)
+        least = self._least_to_settle(num_new)
+        yield from self._generator.settle(self._ids, cache, least, num_new)
         if is_start and pinned_text:
             cache.pin(range(len(self._token_ids(pinned_text, is_start=True))))
         begun, unread = text[: len(text) - len(rest)], tuple(self._unread_ids)

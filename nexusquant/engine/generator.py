@@ -68,7 +68,11 @@ class Generator:
         return (yield from read_chunks(self._loaded.model, ids, cache))
 
     def settle(
-        self, newest_ids: Sequence[int], cache: CompressedCache, least: int | None = None
+        self,
+        newest_ids: Sequence[int],
+        cache: CompressedCache,
+        least: int | None = None,
+        num_to_come: int = 0,
     ) -> Events[RereadProgress, None, None]:
         """Evict among the short spans and the generated text of past turns, once they are enough.
 
@@ -76,12 +80,14 @@ class Generator:
             newest_ids: The newest tokens that the cache has seen, up to the last one.
             cache: Where they are; no mark of a moment among them may be left.
             least: How many are enough; None: the config's `min_span`.
+            num_to_come: Tokens that will be read next.
 
         Yields:
             Progress after every chunk that is read again.
         """
         ids = torch.tensor([list(newest_ids)])
-        yield from reread_chunks(self._loaded.model, ids, cache, least)
+        model = self._loaded.model
+        yield from reread_chunks(model, ids, cache, least, num_to_come=num_to_come)
         cache.finish_prefill()
 
     def generate(

@@ -31,6 +31,7 @@ def reread_chunks(
     cache: CompressedCache,
     least: int | None = None,
     chunk_size: int = CHUNK_SIZE,
+    num_to_come: int = 0,
 ) -> Generator[RereadProgress, None, None]:
     """Read again what the cache has to decide on, if its config wants that.
 
@@ -42,6 +43,7 @@ def reread_chunks(
         cache: What is read is scored in it; nothing is stored.
         least: Fewer waiting tokens than these are left to wait; None: the config's `min_span`.
         chunk_size: Tokens of one forward pass, at most, besides those that lead into a stretch.
+        num_to_come: Tokens that will be read before the cache is asked again what waits.
 
     Yields:
         Progress after every chunk.
@@ -54,7 +56,7 @@ def reread_chunks(
         return
     started = time.perf_counter()
     first = cache.num_seen_tokens - newest_ids.shape[1]
-    waiting = cache.waiting_tokens(least)
+    waiting = cache.waiting_tokens(least, num_to_come)
     if waiting and first > waiting.start:
         raise ValueError(
             f"Tokens from {waiting.start} on wait to be read again; newest_ids begin at {first}."

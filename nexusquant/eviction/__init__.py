@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nexusquant.config import ScorerName
 from nexusquant.eviction.base import Observation, Scorer
-from nexusquant.eviction.block_budget import ROOM_MARGIN, ToCome, block_shares, kept_to_come
+from nexusquant.eviction.block_budget import ToCome, block_shares, kept_to_come
 from nexusquant.eviction.expected_attention import (
     ExpectedAttentionScorer as ExpectedAttentionScorer,
 )
@@ -42,7 +42,6 @@ def make_scorer(name: ScorerName) -> Scorer:
 
 __all__ = [
     "ONE_PASS_SCORERS",
-    "ROOM_MARGIN",
     "Observation",
     "Scorer",
     "ToCome",

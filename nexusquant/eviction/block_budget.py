@@ -8,12 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-ROOM_MARGIN = 33 / 32
-"""Room for the blocks to come, beside what one layer would need that keeps the same of every block.
-
-Layers share one budget: some keep a little more of later blocks than of the first.
-"""
-
 
 class ToCome(NamedTuple):
     """What a text will keep of tokens that are still to be read.

@@ -7,7 +7,14 @@ from dataclasses import replace
 import pytest
 
 from nexusquant.cache import CompressedCache
-from nexusquant.config import CompressionConfig, EvictionConfig, QuantConfig, SamplingParams
+from nexusquant.config import (
+    PRESETS,
+    CompressionConfig,
+    EvictionConfig,
+    QuantConfig,
+    SamplingParams,
+    ScorerName,
+)
 from nexusquant.engine import (
     Conversation,
     Finished,
@@ -25,6 +32,8 @@ EVICTION = EvictionConfig(
 CONFIG = CompressionConfig(
     quant=QuantConfig(), eviction=EVICTION, num_sink_tokens=16, recent_window=16
 )
+# 461 tokens: nine tenths of a quarter of what a promise is made for
+FOR_CHAT = replace(CONFIG, eviction=replace(EVICTION, keep_ratio=1 / 16)).for_chat()
 NUM_TURNS, NUM_NEW = 50, 24
 GREEDY = SamplingParams(max_new_tokens=NUM_NEW, temperature=0)
 
@@ -64,6 +73,68 @@ def test_a_long_chat_of_short_turns_stays_within_its_budget(talkative: LoadedMod
     assert usage.num_stored_tokens <= EVICTION.keep_ratio * seen + remainder
     assert usage.num_stored_tokens >= EVICTION.keep_ratio * sum(num_reread)
     assert prompt + answer_of(list(conversation.reply(prompt, GREEDY))) == text
+
+
+def test_a_chat_keeps_everything_while_it_holds_no_more_than_is_promised(
+    talkative: LoadedModel,
+) -> None:
+    conversation, text, longest_turn = Conversation(talkative, FOR_CHAT), "", 0
+    most, num_whole, num_decisions = FOR_CHAT.eviction.keeps_up_to, 0, 0
+    assert most == 461
+    while conversation.num_tokens < 1500:
+        before = conversation.num_tokens
+        prompt = text + f"<user>And what about number {before}?</>\n"
+        events = list(conversation.reply(prompt, GREEDY))
+        text = prompt + answer_of(events)
+        usage = conversation.usage()
+        longest_turn = max(longest_turn, usage.num_seen_tokens - before)
+        read = [e.num_total for e in events if isinstance(e, PrefillProgress)]
+        if before + read[0] <= most:
+            assert usage.num_stored_tokens == usage.num_seen_tokens
+            num_whole += 1
+        num_decisions += any(isinstance(event, RereadProgress) for event in events)
+        # what is over the most has waited for less than one more turn, or is too little to thin out
+        assert usage.num_stored_tokens <= most + longest_turn + EVICTION.min_span
+    assert num_whole >= 8
+    assert 2 <= num_decisions < num_whole
+    assert prompt + answer_of(list(conversation.reply(prompt, GREEDY))) == text
+
+
+def test_what_waits_is_decided_on_before_a_prompt_that_would_be_too_much(
+    talkative: LoadedModel,
+) -> None:
+    conversation, most = Conversation(talkative, FOR_CHAT), FOR_CHAT.eviction.keeps_up_to
+    text = "<user>" + "What was told first. " * 15 + "</>\n"
+    text += answer_of(list(conversation.reply(text, GREEDY)))
+    assert conversation.usage().kept_share == 1
+    text += "<user>" + "And then more of it. " * 20 + "</>\n"
+    list(conversation.reply(text, GREEDY))
+    # both were thinned out, the first one too, which had waited
+    first, second = conversation.kept_shares([(32, 300), (400, 700)])
+    assert first < 0.25 and second < 0.25
+    assert conversation.usage().num_stored_tokens < most
+
+
+def test_a_long_message_that_fits_is_kept_whole_and_a_document_is_not(
+    talkative: LoadedModel,
+) -> None:
+    text = "<user>" + "What was told first. " * 18 + "</>\n"
+    chat, document = Conversation(talkative, FOR_CHAT), Conversation(talkative, CONFIG)
+    events = list(chat.reply(text, GREEDY))
+    assert not any(isinstance(event, RereadProgress) for event in events)
+    assert chat.usage().kept_share == 1
+    assert isinstance(list(document.read(text))[-1], RereadProgress)
+    assert document.usage().kept_share < 0.5
+
+
+@pytest.mark.parametrize("preset", ["off", "safe"])
+def test_what_evicts_nothing_is_the_same_for_a_chat(preset: str) -> None:
+    assert PRESETS[preset].for_chat() is PRESETS[preset]
+
+
+def test_scorers_that_read_once_do_not_wait() -> None:
+    once = replace(CONFIG, eviction=replace(EVICTION, scorer=ScorerName.SNAPKV))
+    assert once.for_chat() is once
 
 
 def test_answers_between_long_prompts_are_thinned_out_too(talkative: LoadedModel) -> None:

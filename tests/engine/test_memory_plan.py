@@ -255,7 +255,7 @@ def test_kernels_read_pages_without_decoding_a_block_of_them(weights_8b):
     plan = plan_8b("balanced", weights_8b)
     without = replace(plan, chunk=replace(plan.chunk, has_kernels=False))
     tables = kernel_table_bytes(plan.size)
-    assert tables == 32 * 8 * (64 * 10 * 32 + 64 * 16 + 128 * 4)
+    assert tables == 32 * 8 * (64 * 8 * 32 + 64 * 16 + 128 * 4)
     assert plan.answering_bytes(65_536) < without.answering_bytes(65_536) + tables - 60 * 2**20
     assert plan.reading_bytes(65_536) < without.reading_bytes(65_536)
     # a prompt of one block meets no page before it is answered about

@@ -2,8 +2,8 @@
 // and `rebuild.cu`.
 //
 // A warp takes 16 * M_TILES vectors at a time. The digits of their coordinates are put together right
-// in the registers in which tensor cores want them, one coordinate a byte. Coordinates times the
-// whole numbers of the basis are whole numbers, so the vectors come out without rounding.
+// in the registers in which tensor cores want them, one coordinate a byte, in half steps. Coordinates
+// times the whole numbers of the basis are whole numbers, so the vectors come out without rounding.
 // `terms.py` says which coordinate is where, `fragments.py` in which order the rows of the basis
 // come.
 //
