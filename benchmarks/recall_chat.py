@@ -2,12 +2,12 @@
 
 A conversation by the model's own template, turn by turn, through the engine's `Conversation`: past
 turns are thinned out at the beginning of the next one, once they take what a preset promises of a
-longer text. Facts are told in the first turn; then the
-user asks for sums, with answers that are scripted, so that every preset has the same conversation;
-at the end each fact is asked for, and the conversation goes back to before the question. Recall is
-relative to preset `off`; what the model answers without the conversation is not asked. Sums are
-what this model can hear 49 of and still know most of the facts: after as many lines of a book it
-knows next to none, with any cache. Prints a table and writes JSON; runs add up.
+longer text. Facts are told in the first turn; then the user asks for sums, with answers that are
+scripted, so that every preset has the same conversation; at the end each fact is asked for, and the
+conversation goes back to before the question. Recall is relative to preset `off`; what the model
+answers without the conversation is not asked. Sums are what this model can hear 49 of and still
+know most of the facts: after as many lines of a book it knows next to none, with any cache. Prints
+a table and writes JSON; runs add up.
 
     python benchmarks/recall_chat.py
 """
@@ -127,7 +127,11 @@ def main() -> None:
     loaded = load_float32(options.data_dir, options.device)
     profile = nexusquant.build_profile(loaded.model, loaded.tokenizer)
     loaded = replace(loaded, profile=profile)
-    results = open_results(options.out, setting("recall_chat", loaded, loaded.context_length))
+    told = setting("recall_chat", loaded, loaded.context_length)
+    told["keeps_up_to"] = {
+        name: nexusquant.PRESETS[name].for_chat().eviction.keeps_up_to for name in PRESETS
+    }
+    results = open_results(options.out, told)
     done = {(row["num_turns"], row["seed"]) for row in results["rows"]}
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for num_turns in options.turns or NUM_TURNS:

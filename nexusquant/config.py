@@ -89,7 +89,7 @@ class EvictionConfig:
             head then keeps, in [0, 1].
         observation_window: Newest queries of the span that scorers may look at, in tokens.
         min_span: Spans with fewer tokens to choose from are kept whole: questions are not thinned.
-        keeps_up_to: Tokens up to which a cache keeps every pair, in the mean over heads; 0: none.
+        keeps_up_to: While a cache holds no more tokens, in the mean over heads, all may stay.
 
     Raises:
         ValueError: A share outside its range.
@@ -177,8 +177,8 @@ class CompressionConfig:
         """The same for a chat, which loses nothing while it holds no more than is promised.
 
         Its turns wait as they are, in codes, until they take nearly what `PROMISED_FROM` tokens of
-        a longer text may: nine tenths of it, since pages have slack. Where the scorer reads once,
-        queries are gone by then: nothing waits.
+        a longer text may: nine tenths of it, since pages have slack. An answer is in time only for
+        the next turn. Where the scorer reads once, queries are gone by then: nothing waits.
         """
         eviction = self.eviction
         if eviction is None or eviction.scorer is not ScorerName.RECONSTRUCTION:

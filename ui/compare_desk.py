@@ -146,5 +146,6 @@ class CompareDesk:
         self, text: str, config: CompressionConfig, sampling: SamplingParams
     ) -> Generator[Event, None, None]:
         prompt = self._engine.render([Message("user", text)], add_generation_prompt=True)
-        with closing(self._engine.new_conversation(config)) as conversation:
+        # as the Chat tab would answer
+        with closing(self._engine.new_conversation(config.for_chat())) as conversation:
             yield from conversation.reply(prompt, sampling)

@@ -147,7 +147,7 @@ class CompressedCache(hf_compat.Cache):
             layer.expect(num_tokens)
 
     def waiting_tokens(self, least: int | None = None, num_to_come: int = 0) -> range:
-        """Indices of tokens that eviction has to decide on; empty while they are too few.
+        """Indices of tokens to decide on; empty while they are too few, or all may stay.
 
         Those of the open span; with none open, those of short spans and of generated text since
         the last decision. Never sinks, the recent window, or what a live mark may come back to.
@@ -198,7 +198,8 @@ class CompressedCache(hf_compat.Cache):
         layers = self._compressed_layers()
         if layers[0].span_start is None and not self._evictor.has_scores:
             return
-        kept, tools = self._evictor.decide(self.waiting_tokens(), num_to_come), coding_tools(layers)
+        waiting, tools = self.waiting_tokens(None, num_to_come), coding_tools(layers)
+        kept = self._evictor.decide(waiting, num_to_come)
         to_come = self._evictor.to_come(num_to_come) if num_to_come else None
         for layer in self.layers:
             if isinstance(layer, CompressedLayer):

@@ -14,6 +14,7 @@ import torch
 
 from nexusquant.cache.hf_compat import CacheLayerMixin
 from nexusquant.cache.layer import CompressedLayer
+from nexusquant.cache.measure import num_stored_pairs
 from nexusquant.cache.pages import ROOM_MARGIN
 from nexusquant.cache.rereading import Rereading
 from nexusquant.config import CompressionConfig, ScorerName
@@ -68,7 +69,7 @@ class Evictor:
     def waiting_tokens(
         self, first_free: int, least: int | None = None, num_to_come: int = 0
     ) -> range:
-        """Indices of the tokens to decide on; empty while they are too few.
+        """Indices of the tokens to decide on; empty while they are too few or all may stay.
 
         Args:
             first_free: With no span open, tokens before it must stay as they are.
@@ -79,7 +80,9 @@ class Evictor:
         # a layer may turn out to have vectors that cannot be coded
         if eviction is None or not layers or layers[0].codec is None:
             return range(0)
-        if self._num_stored() + num_to_come <= eviction.keeps_up_to:
+        # a text that is decided on in blocks is so to its end
+        is_free = self._text_start is None
+        if is_free and self._num_stored() + num_to_come <= eviction.keeps_up_to:
             return range(0)
         start = layers[0].span_start
         start = first_free if start is None else start
@@ -89,11 +92,9 @@ class Evictor:
 
     def _num_stored(self) -> float:
         """Tokens that are held, in the mean over heads."""
-        first, paged = self._layers[0], [layer for layer in self._layers if layer.pages]
-        if not first.is_initialized:
-            return 0.0
-        coded = sum(layer.pages.num_vectors / layer.sinks[0].shape[0] for layer in paged)
-        return first.sinks[0].shape[1] + first.num_recent + coded / len(self._layers)
+        layers = [layer for layer in self._layers if layer.is_initialized]
+        num_heads = sum(layer.sinks[0].shape[0] for layer in layers)
+        return num_stored_pairs(layers) / max(1, num_heads)
 
     @contextmanager
     def rereading(self, stretches: Sequence[range], waiting: range) -> Iterator[None]:
@@ -122,6 +123,7 @@ class Evictor:
             # not those that a mark protected when the rest was read again, and that is gone since
             waiting = self.reread.tokens
         if not waiting:
+            self._text_start = self._text_start if num_to_come else None
             return {}
         if self.has_scores:
             scores = per_byte(self.reread.scores(), self._pair_bytes())

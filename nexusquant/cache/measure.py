@@ -53,11 +53,6 @@ def measure(layers: Sequence[CacheLayerMixin], marks: Sequence) -> CacheUsage:
     for mark in marks:
         for state in mark.layers:
             ledger.add("marks", _mark_tensors(state))
-    quantized = sum(layer.pages.num_vectors for layer in compressed if layer.pages)
-    exact = sum(
-        layer.sinks[0].shape[0] * (layer.sinks[0].shape[1] + layer.num_recent)
-        for layer in compressed
-    )
     sliding = [
         layer for layer in layers if not isinstance(layer, CompressedLayer) and layer.is_initialized
     ]
@@ -67,15 +62,27 @@ def measure(layers: Sequence[CacheLayerMixin], marks: Sequence) -> CacheUsage:
         uncompressed_bytes=sum(map(_uncompressed_bytes, compressed))
         + sum(_sliding_uncompressed_bytes(layer) for layer in sliding),
         num_seen_tokens=layers[0].get_seq_length(),
-        num_stored_pairs=quantized + exact,
+        num_stored_pairs=num_stored_pairs(compressed),
         num_seen_pairs=seen,
-        num_quantized_pairs=quantized,
+        num_quantized_pairs=_num_quantized_pairs(compressed),
         bits_per_value=_bits_per_value(compressed),
         bytes_by_part=tuple(ledger.bytes_by_part.items()),
         uncompressed_layers=tuple(
             index for index, layer in enumerate(layers) if getattr(layer, "codec", None) is None
         ),
     )
+
+
+def num_stored_pairs(layers: Sequence[CompressedLayer]) -> int:
+    """Pairs that layers hold, coded or exact; of layers that hold any."""
+    exact = sum(
+        layer.sinks[0].shape[0] * (layer.sinks[0].shape[1] + layer.num_recent) for layer in layers
+    )
+    return exact + _num_quantized_pairs(layers)
+
+
+def _num_quantized_pairs(layers: Sequence[CompressedLayer]) -> int:
+    return sum(layer.pages.num_vectors for layer in layers if layer.pages)
 
 
 def kept_shares(

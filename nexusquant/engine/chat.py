@@ -18,6 +18,7 @@ from nexusquant.engine.stats import GenerationStats
 from nexusquant.engine.worker import Job
 
 if TYPE_CHECKING:
+    from nexusquant.engine.conversation import Conversation
     from nexusquant.engine.engine import Engine
 
 
@@ -50,7 +51,7 @@ class ChatSession:
         self._engine = engine
         self._config, self._scaling = config, scaling
         self._system = [Message("system", system_prompt)] if system_prompt else []
-        self._conversation = engine.new_conversation(config.for_chat(), scaling)
+        self._conversation = self._new_conversation()
         self._messages: list[Message] = []
         self._turns: list[GenerationStats] = []
 
@@ -112,12 +113,14 @@ class ChatSession:
 
     def release(self) -> None:
         """Free the cache and keep the words: the next turn reads them again."""
-        config = self._config.for_chat()
-        self._conversation = self._engine.new_conversation(config, self._scaling)
+        self._conversation = self._new_conversation()
 
     def usage(self) -> CacheUsage | None:
         """The cache at the end of the last finished turn; None before the first."""
         return self._turns[-1].usage if self._turns else None
+
+    def _new_conversation(self) -> Conversation:
+        return self._engine.new_conversation(self._config.for_chat(), self._scaling)
 
     def _answer(self, params: SamplingParams) -> Events[Event, None, None]:
         conversation, messages = self._conversation, self._messages

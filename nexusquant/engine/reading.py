@@ -85,7 +85,8 @@ def read_chunks(
         ids = token_ids[:, block.start : block.stop]
         chunks = prefill_chunks(model, ids, cache, sizes.chunk_size)
         logits = yield from blocks.counted(chunks, block)
-        again = reread_chunks(model, token_ids[:, : block.stop], cache, None, sizes.chunk_size)
+        ids, to_come = token_ids[:, : block.stop], num_tokens - block.stop
+        again = reread_chunks(model, ids, cache, None, sizes.chunk_size, to_come)
         yield from blocks.counted(again, block)
-        cache.finish_prefill(num_to_come=num_tokens - block.stop)
+        cache.finish_prefill(num_to_come=to_come)
     return logits

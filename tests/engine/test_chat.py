@@ -99,13 +99,16 @@ def test_another_preset_reads_the_chat_again_and_keeps_it(engine: Engine) -> Non
 
 def test_a_chat_loses_nothing_while_it_is_short(engine: Engine) -> None:
     chat = ChatSession(engine, PRESETS["max"])
-    answer(chat.send("Remember what is said here. " * 20, GREEDY))
-    answer(chat.send("And what is said now. " * 15, GREEDY))
+    answer(chat.send("Remember what is said here. " * 18, GREEDY))
+    answer(chat.send("And what is said now. " * 12, GREEDY))
     usage = chat.usage()
     assert usage.num_seen_tokens > 3 * PRESETS["max"].eviction.min_span
     assert usage.kept_share == 1
     # what is shown and chosen is the preset
     assert chat.config == PRESETS["max"]
+    chat.change_config(PRESETS["high"])
+    answer(chat.send("Again?", GREEDY))
+    assert chat.usage().kept_share == 1
 
 
 def test_clear_forgets_everything(engine: Engine) -> None:

@@ -22,6 +22,7 @@ from nexusquant.engine import (
 from nexusquant.engine.blocks import block_ends
 from nexusquant.engine.memory_plan import LEAST_EXACT_SPAN
 from nexusquant.engine.reading_sizes import reading_sizes
+from nexusquant.engine.rereading import reread_chunks
 from nexusquant.errors import OutOfMemoryError
 
 EVICTION = EvictionConfig(
@@ -65,6 +66,35 @@ def test_a_text_that_fits_one_block_is_read_as_ever(tiny: LoadedModel) -> None:
     assert one.usage() == other.usage()
     ranges = [(index, index + 1) for index in range(NUM_TOKENS)]
     assert one.kept_shares(ranges) == other.kept_shares(ranges)
+
+
+@pytest.mark.parametrize("most", [500, 899])
+def test_a_text_that_is_too_much_for_a_chat_is_decided_on_from_its_first_block(
+    tiny: LoadedModel, most: int
+) -> None:
+    # every block alone, and what is kept of all, would be little enough to stay
+    for_chat = replace(CONFIG, eviction=replace(EVICTION, keeps_up_to=most))
+    cache, events = read_in_blocks(tiny, for_chat)
+    expected, as_ever = read_in_blocks(tiny, CONFIG)
+    assert [type(event) for event in events] == [type(event) for event in as_ever]
+    # the bytes of the room for what was to come, too
+    assert cache.usage() == expected.usage()
+
+
+def test_a_text_that_may_stay_is_kept_whole_in_blocks_too(tiny: LoadedModel) -> None:
+    for_chat = replace(CONFIG, eviction=replace(EVICTION, keeps_up_to=NUM_TOKENS))
+    cache, events = read_in_blocks(tiny, for_chat)
+    assert cache.usage().kept_share == 1
+    assert not any(isinstance(event, RereadProgress) for event in events)
+    # until more comes, which may stay then
+    rest = IDS[:, :200]
+    for _ in reread_chunks(tiny.model, IDS, cache, num_to_come=rest.shape[1]):
+        pass
+    for _ in read_chunks(tiny.model, rest, cache):
+        pass
+    first, second = cache.kept_shares([(32, 800), (940, 1060)])
+    assert first < 0.3
+    assert second == 1
 
 
 def test_every_block_is_read_and_read_again_before_the_next(tiny: LoadedModel) -> None:

@@ -12,6 +12,7 @@ from nexusquant.config import (
     CompressionConfig,
     EvictionConfig,
     QuantConfig,
+    ScorerName,
 )
 from nexusquant.engine import GenerationStats, MemoryReading
 from ui import presenters
@@ -96,8 +97,11 @@ def test_a_preset_text_says_what_is_done_and_what_it_risks():
     text = presenters.describe_config(config).replace("\xa0", " ")
     assert text == (
         "2-bit keys and 2-bit values on average; 12.5 % of the codes of a long text are kept. "
-        "Long texts are read twice to choose them. For summaries only; single facts are often lost."
+        "Long texts are read twice to choose them. A chat loses nothing until it holds 922 tokens. "
+        "For summaries only; single facts are often lost."
     )
+    once = replace(config, eviction=replace(config.eviction, scorer=ScorerName.SNAPKV))
+    assert "chat" not in presenters.describe_config(once)
     assert "Every token is kept" in presenters.describe_config(PRESETS["safe"])
 
 

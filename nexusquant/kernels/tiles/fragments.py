@@ -43,10 +43,8 @@ class KeyFragments(NamedTuple):
 
 
 WHOLE = 12_582_912
-"""Whole numbers are summed up on top of it: their bits are then those of a float32."""
-
-_MOST_WHOLE = 2**22
-"""Such numbers are smaller."""
+"""Whole numbers below 2^22 are summed up on top of it: their bits are then those of a float32. No
+sum is larger: 128 bytes, of coordinates of 7 bits in half steps, times rows of up to 127."""
 
 _LARGEST = 45_000
 """Two numbers of a vector of scale 1 are no longer than float16 holds, however they are turned."""
@@ -64,7 +62,6 @@ def key_fragments(quantizer: E8Quantizer, columns: torch.Tensor) -> KeyFragments
     basis = basis.unsqueeze(0) if basis.dim() == 2 else basis
     spread = basis[..., columns.clamp(min=0).long()] * (columns >= 0)
     rows, offsets, most = (table.to(device) for table in _whole_rows(widths, key_terms(widths)))
-    _check_sums(most @ spread.abs())
     whole = (rows @ spread).to(torch.int8)
     # tile, register, lane t and byte of a term; half, chunk and lane g of a column
     parts = whole.unflatten(1, (-1, 2, LANES, 4)).unflatten(-1, (2, -1, 8))
@@ -86,13 +83,6 @@ def key_fragments(quantizer: E8Quantizer, columns: torch.Tensor) -> KeyFragments
         key_places(widths).to(device),
         (units[:, :1] * shrink).flatten().contiguous(),
     )
-
-
-def _check_sums(largest: torch.Tensor) -> None:
-    """Refuse sums, of coordinates of the size `largest` in steps, that `WHOLE` cannot hold."""
-    num_half_steps = 4 * float(largest.max())
-    if num_half_steps >= _MOST_WHOLE:
-        raise ValueError(f"{num_half_steps:,.0f} half steps are too many for a kernel's sums.")
 
 
 def _whole_rows(

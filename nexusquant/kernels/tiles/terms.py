@@ -59,9 +59,10 @@ class Term(NamedTuple):
 
 
 def key_terms(widths: tuple[int, ...]) -> list[Term | None]:
-    """What the registers of keys hold, sixteen terms each, as `tiles.cu` fills them; None: zeros.
+    """What the registers of keys hold, sixteen terms each, as `tiles.cu` fills them.
 
-    A lane's bytes are two coordinates of each of two groups, in half steps.
+    A lane's bytes are two coordinates of each of two groups, in half steps. None is a coordinate of
+    a group that is not there: whatever a register holds for it, its row is zeros.
     """
     terms: list[Term | None] = []
     for first in range(0, ROW * len(_rows(widths)), ROW):
