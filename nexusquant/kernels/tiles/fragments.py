@@ -72,7 +72,7 @@ def key_fragments(quantizer: E8Quantizer, columns: torch.Tensor) -> KeyFragments
     bound = ((most @ spread.abs()) * factors).amax(dim=-1, keepdim=True)
     shrink = torch.exp2((bound / _LARGEST).log2().ceil())
     factors /= shrink
-    # sums are in half steps; those that are taken away are there where they are not
+    # sums are in half steps; where parity takes one away, `tiles.cu` adds one if it does not
     taken = torch.tensor(ODD_COSET_SHIFT, device=device).clamp(max=0)
     offsets += taken.repeat(offsets.numel() // GROUP)
     addends = (offsets @ spread - WHOLE / 2) * factors
