@@ -33,7 +33,7 @@ PLACEHOLDER = (
     "The answer comes from the model on this computer. "
     "After each turn you see what it cost.</div>"
 )
-HINT = "Write a message (Shift+Enter: new line)"
+HINT = "Write a message"
 EXAMPLES = (
     "Explain what a KV cache is in three sentences.",
     "Write a short poem about a lighthouse in fog.",
