@@ -151,7 +151,7 @@ def _options() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--turns", action="append", type=int, help=f"instead of {NUM_TURNS}")
-    add("--seeds", type=int, default=6, help="conversations of each length")
+    add("--seeds", type=int, default=16, help="conversations of each length")
     add("--first-seed", type=int, default=0)
     add("--device", choices=("cpu", "cuda"), default="cpu")
     add("--out", type=Path, default=ROOT / "benchmarks" / "results" / "recall_chat.json")

@@ -110,11 +110,9 @@ class EvictionConfig:
         for name in ("head_floor", "newest_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it is a share in [0, 1].")
-        for name in ("observation_window", "min_span"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; use 1 token or more.")
-        if self.keeps_up_to < 0:
-            raise ValueError(f"keeps_up_to is {self.keeps_up_to!r}; use 0 tokens or more.")
+        for name, least in (("observation_window", 1), ("min_span", 1), ("keeps_up_to", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; use {least} or more.")
 
 
 def _scorer(name: str) -> ScorerName:
@@ -174,7 +172,7 @@ class CompressionConfig:
         return num_tokens - self.num_sink_tokens - self.recent_window >= eviction.min_span
 
     def for_chat(self) -> CompressionConfig:
-        """The same for a chat, which loses nothing while it holds no more than is promised.
+        """The same for a chat, which keeps every token while it holds no more than is promised.
 
         Its turns wait as they are, in codes, until they take nearly what `PROMISED_FROM` tokens of
         a longer text may: nine tenths of it, since pages have slack. An answer is in time only for

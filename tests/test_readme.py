@@ -64,6 +64,15 @@ def test_the_tables_are_the_ones_that_were_measured() -> None:
     assert all(f"<!-- {name}:" in readme for name in TABLES)
 
 
+def test_what_a_chat_keeps_is_what_the_presets_say() -> None:
+    most = {n: c.for_chat().eviction.keeps_up_to for n, c in PRESETS.items() if c.eviction}
+    readme = " ".join(README.read_text(encoding="utf-8").split())
+    for name, tokens in most.items():
+        assert re.search(rf"{tokens:,}( tokens)? with {name.capitalize()}", readme)
+    chats = json.loads((RESULTS / "recall_chat.json").read_text(encoding="utf-8"))
+    assert chats["keeps_up_to"] == most
+
+
 def test_the_tables_are_of_the_presets_as_they_are() -> None:
     presets = json.loads((RESULTS / "presets.json").read_text(encoding="utf-8"))
     assert [row["preset"] for row in presets["rows"]] == list(PRESETS)

@@ -129,7 +129,7 @@ def describe_config(config: CompressionConfig) -> str:
     again = " Long texts are read twice to choose them." if config.reads_twice(10**9) else ""
     share = f"{keep * 100:g}\N{NO-BREAK SPACE}%"
     held = config.for_chat().eviction.keeps_up_to
-    chat = f" A chat loses nothing until it holds {count(held)} tokens." if held else ""
+    chat = f" A chat keeps every token until it holds {count(held)} of them." if held else ""
     return f"{codes}; {share} of the codes of a long text are kept.{again}{chat} {risk}"
 
 

@@ -97,7 +97,8 @@ def test_a_preset_text_says_what_is_done_and_what_it_risks():
     text = presenters.describe_config(config).replace("\xa0", " ")
     assert text == (
         "2-bit keys and 2-bit values on average; 12.5 % of the codes of a long text are kept. "
-        "Long texts are read twice to choose them. A chat loses nothing until it holds 922 tokens. "
+        "Long texts are read twice to choose them. "
+        "A chat keeps every token until it holds 922 of them. "
         "For summaries only; single facts are often lost."
     )
     once = replace(config, eviction=replace(config.eviction, scorer=ScorerName.SNAPKV))
