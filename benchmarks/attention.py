@@ -39,7 +39,7 @@ from nexusquant.lattice import (
 NUM_KV_HEADS, NUM_HEADS, HEAD_DIM = 8, 32, 128
 WIDTHS = {
     2.0: (5, 4, 3, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1, 0),
-    2.25: (5, 4, 4, 3, 3, 2, 2, 2, 2, 2, 2, 1, 1, 1, 1, 1),
+    2.5: (5, 5, 4, 4, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 1),
     3.5: (7, 6, 5, 5, 4, 4, 4, 3, 3, 3, 3, 3, 2, 2, 1, 1),
 }
 """Bits of the keys' groups by their mean, as a measured model shares them out."""

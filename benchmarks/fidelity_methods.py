@@ -29,6 +29,8 @@ REFERENCE = "DynamicCache in 16 bits"
 OUR_BITS = ((3.25, 3.25), (2, 2), (1.3, 1.75), (1, 1))
 PEER_BITS = ((4, 4), (4, 3), (4, 2), (3, 3), (3, 2), (2, 2), (2, 1), (1, 1))
 _SEED = 0
+# where codes are compared, all have as many exact tokens; presets have their own
+_EXACT = {"num_sink_tokens": 16, "recent_window": 16}
 
 
 def all_methods(profile: Callable[[], object], *, keep_new_exact: bool = False) -> list[Method]:
@@ -65,7 +67,7 @@ def _our_methods(profile: Callable[[], object]) -> Iterator[Method]:
     for key_bits, value_bits in OUR_BITS:
         quant = nexusquant.QuantConfig(key_bits=key_bits, value_bits=value_bits)
         name = _with_bits(OUR_FAMILY, key_bits, value_bits)
-        settings[name] = nexusquant.CompressionConfig(quant=quant)
+        settings[name] = nexusquant.CompressionConfig(quant=quant, **_EXACT)
     for preset in EVICTING_PRESETS:
         settings[f"{OUR_FAMILY} preset {preset}"] = nexusquant.PRESETS[preset]
     for name, config in settings.items():
@@ -95,15 +97,11 @@ def _coded_methods(family: str, codec: type[TurboQuant | HadamardE8]) -> Iterato
             key_bits: int = key_bits,
             value_bits: int = value_bits,
         ) -> Cache:
-            windows = nexusquant.CompressionConfig()
             key, value = reading.prefix[0]
             # layers share their coders: a rotation is memory too
             keys = codec(key.shape[-1], key_bits, _SEED, key.device)
             values = codec(value.shape[-1], value_bits, _SEED + 1, value.device)
-            layers = [
-                CodedLayer(keys, values, windows.num_sink_tokens, windows.recent_window)
-                for _ in reading.prefix
-            ]
+            layers = [CodedLayer(keys, values, **_EXACT) for _ in reading.prefix]
             return hold_prefix(layers, reading)
 
         yield Method(_with_bits(family, key_bits, value_bits), family, make)

@@ -142,8 +142,8 @@ class CompressionConfig:
 
     quant: QuantConfig | None = None
     eviction: EvictionConfig | None = None
-    num_sink_tokens: int = 16
-    recent_window: int = 16
+    num_sink_tokens: int = 4
+    recent_window: int = 4
     exact_prefill_tokens: int = 32_768
 
     def __post_init__(self) -> None:
@@ -283,15 +283,15 @@ PRESETS: Mapping[str, CompressionConfig] = MappingProxyType(
         "safe": CompressionConfig(quant=QuantConfig()),
         "high": CompressionConfig(
             quant=QuantConfig(key_bits=3.5, value_bits=3.5),
-            eviction=EvictionConfig(keep_ratio=0.375),
+            eviction=EvictionConfig(keep_ratio=0.4),
         ),
         "balanced": CompressionConfig(
-            quant=QuantConfig(key_bits=2.0, value_bits=2.5),
-            eviction=EvictionConfig(keep_ratio=0.342),
+            quant=QuantConfig(key_bits=2.5, value_bits=2.5),
+            eviction=EvictionConfig(keep_ratio=0.328),
         ),
         "max": CompressionConfig(
             quant=QuantConfig(key_bits=2.0, value_bits=2.5),
-            eviction=EvictionConfig(keep_ratio=0.152),
+            eviction=EvictionConfig(keep_ratio=0.172),
         ),
     }
 )

@@ -9,7 +9,7 @@ Nothing is replaced but inside `in_force`. Tested with transformers 5.17 and 5.2
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import ModuleType
 
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from nexusquant.kernels import gated_one, linear_one, norm_one, rotate_one
+from nexusquant.kernels import gated_one, linear_one, norm_one, projections_one, rotate_one
 
 _ROTATION = "apply_rotary_pos_emb"
 _LARGEST_DIFFERENCE = 2**-7
@@ -36,18 +36,18 @@ class OneTokenForwards:
 
     @torch.no_grad()
     def __init__(self, model: PreTrainedModel) -> None:
-        self._forwards: list[tuple[nn.Module, Forward]] = []
+        self._forwards: dict[nn.Module, Forward] = {}
         self._rotations: list[tuple[ModuleType, Callable, Callable]] = []
         known: dict[object, bool] = {}
         for module in model.modules():
-            made = _made_for(module)
-            if made is None:
+            made = {} if module in self._forwards else _made_for(module)
+            if not made:
                 continue
             kind = (type(module), *(weight.dtype for weight in module.parameters()))
             if kind not in known:
-                known[kind] = _agrees(module, made)
+                known[kind] = _agree(made)
             if known[kind]:
-                self._forwards.append((module, made))
+                self._forwards |= made
         for home in _homes_of_rotations(model):
             own = getattr(home, _ROTATION)
             rotate = _rotation_like(own)
@@ -63,7 +63,7 @@ class OneTokenForwards:
     def in_force(self) -> Iterator[None]:
         """Replace them. More tokens than one still go the model's own way, but for norms."""
         # hooks may have come since, and another thread may be here already
-        replaced = [pair for pair in self._forwards if "forward" not in vars(pair[0])]
+        replaced = [pair for pair in self._forwards.items() if "forward" not in vars(pair[0])]
         for module, forward in replaced:
             module.forward = forward
         for home, _, rotate in self._rotations:
@@ -77,18 +77,19 @@ class OneTokenForwards:
                 setattr(home, _ROTATION, own)
 
 
-def _made_for(module: nn.Module) -> Forward | None:
-    """A forward that does what a module of its kind is likely to do, or None."""
+def _made_for(module: nn.Module) -> dict[nn.Module, Forward]:
+    """Forwards that do what a module of its kind, or parts of it, are likely to do."""
     if "forward" in vars(module):
         # a hook that moves weights stands there
-        return None
+        return {}
     if _is_plain_linear(module):
-        return _linear_like(module)
+        return {module: _linear_like(module)}
     if type(module).__name__.endswith("RMSNorm") and _eps_of(module) is not None:
-        return _norm_like(module)
+        return {module: _norm_like(module)}
     if _is_gated(module):
-        return _gated_like(module)
-    return None
+        return {module: _gated_like(module)}
+    parts = [getattr(module, name, None) for name in ("q_proj", "k_proj", "v_proj")]
+    return _Projections(parts).forwards() if _are_alike(parts) else {}
 
 
 def _is_plain_linear(module: object) -> bool:
@@ -97,6 +98,14 @@ def _is_plain_linear(module: object) -> bool:
         return False
     weight = module.weight
     return weight.dtype in _HALF_TYPES and weight.is_contiguous() and not weight.is_meta
+
+
+def _are_alike(parts: Sequence[nn.Module | None]) -> bool:
+    """Whether they are plain and take the same vector, all with a bias or all without one."""
+    if not all(map(_is_plain_linear, parts)):
+        return False
+    kinds = {(p.in_features, p.weight.dtype, p.weight.device, p.bias is None) for p in parts}
+    return len(kinds) == 1
 
 
 def _is_gated(module: nn.Module) -> bool:
@@ -130,6 +139,46 @@ def _linear_like(module: nn.Linear) -> Forward:
     return forward
 
 
+class _Projections:
+    """What makes a token's query, key and value of one vector, by one kernel.
+
+    The first of the three does the work of all, and the others find it done.
+    """
+
+    def __init__(self, modules: Sequence[nn.Linear]) -> None:
+        self._modules = modules
+        # the vector, which must be the very same, and what became of it
+        self._done: tuple[torch.Tensor, tuple[torch.Tensor, ...]] | None = None
+
+    def forwards(self) -> dict[nn.Module, Forward]:
+        """What stands in for each."""
+        first, *others = self._modules
+        forwards = {other: self._find(i, _linear_like(other)) for i, other in enumerate(others, 1)}
+        return {first: self._make(_linear_like(first)), **forwards}
+
+    def _make(self, alone: Forward) -> Forward:
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            if not all(_is_one(x, module.weight) for module in self._modules):
+                return alone(x)
+            parts = [(module.weight, module.bias) for module in self._modules]
+            made = projections_one(x, *zip(*parts, strict=True))
+            self._done = (x, made)
+            return made[0]
+
+        return forward
+
+    def _find(self, index: int, alone: Forward) -> Forward:
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            if self._done is None or self._done[0] is not x:
+                return alone(x)
+            made = self._done[1][index]
+            if index == len(self._modules) - 1:
+                self._done = None
+            return made
+
+        return forward
+
+
 def _norm_like(module: nn.Module) -> Forward:
     eps = _eps_of(module)
 
@@ -156,19 +205,15 @@ def _is_one(x: torch.Tensor, weight: torch.Tensor) -> bool:
     return x.numel() == weight.shape[1] and x.dtype == weight.dtype and x.is_contiguous()
 
 
-def _agrees(module: nn.Module, forward: Forward) -> bool:
-    weight = next(module.parameters())
-    width = weight.shape[-1] if weight.dim() == 1 else _width_of(module)
-    x = _sample(1, 1, width, like=weight)
+def _agree(made: dict[nn.Module, Forward]) -> bool:
+    weight = next(next(iter(made)).parameters())
+    # of all weights that come first, a vector has as many values as a row
+    x = _sample(1, 1, weight.shape[-1], like=weight)
     try:
-        return _are_near(module(x), forward(x))
+        return all(_are_near(module(x), forward(x)) for module, forward in made.items())
     except (RuntimeError, TypeError, ValueError):
         # one that takes something else
         return False
-
-
-def _width_of(module: nn.Module) -> int:
-    return module.gate_proj.in_features if _is_gated(module) else module.in_features
 
 
 def _homes_of_rotations(model: PreTrainedModel) -> list[ModuleType]:

@@ -12,14 +12,14 @@ from transformers import PreTrainedModel
 
 from nexusquant.cache.profile import ModelProfile, compressible_layers
 from nexusquant.cache.rotary import find_pairings, rotary_of
-from nexusquant.config import CompressionConfig
 from nexusquant.errors import UnsupportedModelError
 from nexusquant.lattice import KeyBasis, fit_key_basis
 
 # first tokens of a text: exact in every cache, and unlike all other keys
 _NUM_SINKS = 4
-# the newest tokens are exact in most caches: what their neighbours ask of them is no cost
-_NUM_NEAR = CompressionConfig.recent_window
+NUM_NEAR = 16
+"""Newest tokens whose costs are left out: what neighbours ask of one another would drown what is
+looked up far away."""
 
 
 class _LayerStatistics:
@@ -74,13 +74,13 @@ class ProfileBuilder:
         """
         if layer in self._layers:
             self._layers[layer].add_keys(self._bare(layer, keys))
-            far = gradients[:, :, : gradients.shape[2] - _NUM_NEAR]
+            far = gradients[:, :, : gradients.shape[2] - NUM_NEAR]
             self._layers[layer].add_key_gradients(self._bare(layer, far))
 
     def add_values(self, layer: int, values: torch.Tensor, gradients: torch.Tensor) -> None:
         """Take the values of a whole text and the gradients by the first of them; as `add_keys`."""
         if layer in self._layers:
-            far = slice(_NUM_SINKS, gradients.shape[2] - _NUM_NEAR)
+            far = slice(_NUM_SINKS, gradients.shape[2] - NUM_NEAR)
             self._layers[layer].add_values(values[0, :, far], gradients[0, :, far])
 
     def build(self) -> ModelProfile:

@@ -28,7 +28,7 @@ def logits_after(model: nn.Module, token: torch.Tensor = TOKEN) -> torch.Tensor:
 def calls(monkeypatch):
     """Names of what stood in for something, with the models' own doing the work."""
     found = []
-    for name in ("norm_one", "rotate_one", "linear_one", "gated_one"):
+    for name in ("norm_one", "rotate_one", "linear_one", "gated_one", "projections_one"):
         own = getattr(hf_one_token, name)
 
         def watched(*given, own=own, name=name):
@@ -61,10 +61,11 @@ def test_a_llama_goes_this_way_for_everything_between_two_attentions(calls):
         assert torch.equal(logits_after(model), expected)
     num_layers = model.config.num_hidden_layers
     # norms of twenty tokens go this way too
-    assert calls.count("rotate_one") == calls.count("gated_one") == num_layers
+    for name in ("rotate_one", "gated_one", "projections_one"):
+        assert calls.count(name) == num_layers
     assert calls.count("norm_one") == 2 * (2 * num_layers + 1)
     # the prompt's last token alone makes logits, if it is asked for
-    assert calls.count("linear_one") == 5 * num_layers + 1
+    assert calls.count("linear_one") == 2 * num_layers + 1
 
 
 def test_more_tokens_and_other_types_go_the_models_own_way(calls):
@@ -73,14 +74,37 @@ def test_more_tokens_and_other_types_go_the_models_own_way(calls):
     calls.clear()
     with wide.in_force():
         logits_after(model)
-    assert "linear_one" not in calls
-    assert "gated_one" not in calls
+    assert set(calls) <= {"norm_one", "rotate_one"}
     model = tiny_models.llama().to(torch.bfloat16)
     forwards = OneTokenForwards(model)
     calls.clear()
     with forwards.in_force():
         logits_after(model, tiny_models.token_ids(2))
     assert set(calls) == {"norm_one"}
+
+
+def test_a_key_of_another_vector_than_the_querys_is_its_own():
+    model = tiny_models.llama().to(torch.bfloat16)
+    attention = model.model.layers[0].self_attn
+    one, other = torch.randn(2, 1, 1, 64).to(torch.bfloat16)
+    expected = [attention.q_proj(one), attention.k_proj(other), attention.v_proj(one)]
+    with OneTokenForwards(model).in_force():
+        actual = [attention.q_proj(one), attention.k_proj(other), attention.v_proj(one)]
+        # nothing is left of them for the next token
+        again = attention.k_proj(one)
+    assert all(map(torch.equal, actual, expected))
+    assert torch.equal(again, attention.k_proj(one))
+
+
+def test_an_adapter_around_a_projection_is_not_passed_by():
+    model = tiny_models.llama().to(torch.bfloat16)
+    forwards = OneTokenForwards(model)
+    attention = model.model.layers[0].self_attn
+    own = attention.k_proj
+    attention.k_proj = nn.Sequential(own, nn.Linear(32, 32, dtype=torch.bfloat16))
+    expected = logits_after(model)
+    with forwards.in_force():
+        assert torch.equal(logits_after(model), expected)
 
 
 def test_nothing_stays_replaced():

@@ -9,14 +9,12 @@ from transformers import DynamicCache
 
 import nexusquant
 from nexusquant.cache import ProfileBuilder
-from nexusquant.config import CompressionConfig
+from nexusquant.cache.profile_builder import NUM_NEAR
 from nexusquant.engine import LoadedModel
 from nexusquant.engine.profiling import TOKENS_PER_TEXT, builtin_texts, profile_steps
 from nexusquant.errors import UnsupportedModelError
 
 ids = tiny_models.token_ids(400)
-# newest tokens that the costs leave out
-NEAR = CompressionConfig.recent_window
 
 
 def test_every_layer_gets_a_basis_of_its_shape():
@@ -79,7 +77,7 @@ def after(model, past, new, layer, error):
     cache = DynamicCache(config=model.config)
     model(past, past_key_values=cache)
     values = cache.layers[layer].values
-    far = values[:, :, 4 : values.shape[2] - NEAR]
+    far = values[:, :, 4 : values.shape[2] - NUM_NEAR]
     noise = torch.randn(far.shape, generator=torch.Generator().manual_seed(0), dtype=far.dtype)
     far += noise * (error * far.square().mean(dim=-1, keepdim=True)).sqrt()
     return model(new, past_key_values=cache).logits[0].log_softmax(dim=-1)

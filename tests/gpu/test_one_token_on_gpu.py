@@ -62,6 +62,11 @@ def test_products_with_matrices(dtype: torch.dtype, num_rows: int, width: int) -
         # both against sums in float64
         expected = reference.linear_one(*(tensor.double() for tensor in given)).to(dtype)
         assert_one_rounding_apart(triton_launch.linear_one(*given), expected)
+    parts = [tensor.split((num_rows // 2, num_rows - num_rows // 2)) for tensor in (gate, bias)]
+    given = [(*halves, whole) for halves, whole in zip(parts, (gate, bias), strict=True)]
+    made = triton_launch.projections_one(x, *given)
+    assert torch.equal(torch.cat(made[:2], dim=-1), made[2])
+    assert torch.equal(made[2], triton_launch.linear_one(x, gate, bias))
     x = x / width**0.5
     opened, passed = (
         reference.linear_one(x.double(), weight.double()).to(dtype) for weight in (gate, up)

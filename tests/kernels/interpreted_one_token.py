@@ -39,6 +39,18 @@ def test_a_product_with_a_matrix(num_rows, width, has_bias):
     assert_one_rounding_apart(triton_launch.linear_one(*given), reference.linear_one(*given))
 
 
+@pytest.mark.parametrize("counts", [(64, 16, 16), (7, 3, 5)])
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_projections_of_one_vector(counts, has_bias):
+    x, weight, _, bias = matrix_case(DTYPE, sum(counts), 100)
+    biases = bias.split(counts) if has_bias else (None, None, None)
+    given = (x, weight.split(counts), biases)
+    for actual, expected in zip(
+        triton_launch.projections_one(*given), reference.projections_one(*given), strict=True
+    ):
+        assert_one_rounding_apart(actual, expected)
+
+
 @pytest.mark.parametrize(("num_rows", "width"), [(64, 512), (7, 100), (2050, 72)])
 def test_a_gate(num_rows, width):
     x, gate, up, _ = matrix_case(DTYPE, num_rows, width)

@@ -11,6 +11,7 @@ from nexusquant.kernels.one_token.triton_kernel import (
     gated_kernel,
     linear_kernel,
     norm_kernel,
+    projections_kernel,
     rotate_kernel,
 )
 from nexusquant.kernels.one_token.triton_launch import tiling_for as tiling_for_one
@@ -77,19 +78,24 @@ def test_hold_compiles_for_every_card(capability):
 
 
 TILING = tiling_for_one(4096)
+MATRIX = {"WIDTH": 4096, "ROWS": TILING.rows, "CHUNK": TILING.chunk}
 ONE_TOKEN = {
     norm_kernel: {"DIM": 4096, "BLOCK": 4096},
     rotate_kernel: {"DIM": 128, "TURNED": 128, "BLOCK": 128},
-    linear_kernel: {"WIDTH": 4096, "ROWS": TILING.rows, "CHUNK": TILING.chunk, "HAS_BIAS": True},
-    gated_kernel: {"WIDTH": 4096, "ROWS": TILING.rows, "CHUNK": TILING.chunk},
+    linear_kernel: {**MATRIX, "HAS_BIAS": True},
+    projections_kernel: {**MATRIX, "HAS_BIAS": True},
+    gated_kernel: MATRIX,
 }
 
 
 @each_capability
 @pytest.mark.parametrize("kernel", ONE_TOKEN, ids=lambda kernel: kernel.__name__)
 def test_one_tokens_way_compiles_for_every_card(capability, kernel):
-    numbers = {"num_rows", "num_query_heads", "query_head", "key_head"}
-    signature = {name: "i32" if name in numbers else "*bf16" for name in kernel.arg_names}
+    strides = {"query_head", "key_head"}
+    signature = {
+        name: "i32" if name in strides or name.startswith("num_") else "*bf16"
+        for name in kernel.arg_names
+    }
     signature |= {"eps": "fp32"} if "eps" in signature else {}
     num_warps = {norm_kernel: 8, rotate_kernel: 1}.get(kernel, TILING.num_warps)
     resources = compile_for(kernel, capability, signature, ONE_TOKEN[kernel], num_warps)

@@ -8,7 +8,7 @@ import torch
 from one_token_cases import matrix_case, norm_case, rotation_case
 from transformers.models.llama import modeling_llama
 
-from nexusquant.kernels import gated_one, linear_one, norm_one, rotate_one
+from nexusquant.kernels import gated_one, linear_one, norm_one, projections_one, rotate_one
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_on_a_cpu_they_are_what_a_model_does(config):
 @pytest.mark.parametrize(("problem", "is_used"), [(None, True), ("the package is missing", False)])
 def test_kernels_are_used_where_triton_works_and_nowhere_else(monkeypatch, problem, is_used):
     calls = []
-    names = ("norm_one", "rotate_one", "linear_one", "gated_one")
+    names = ("norm_one", "rotate_one", "linear_one", "gated_one", "projections_one")
     launcher = SimpleNamespace(
         **{name: lambda *given, name=name: calls.append(name) for name in names}
     )
@@ -47,4 +47,5 @@ def test_kernels_are_used_where_triton_works_and_nowhere_else(monkeypatch, probl
     rotate_one(*rotation_case(torch.bfloat16, 64, 64))
     linear_one(x, gate, bias)
     gated_one(x, gate, up)
+    projections_one(x, (gate, up, gate), (None, None, None))
     assert calls == (list(names) if is_used else [])

@@ -6,12 +6,14 @@ and writing to memory take longer than the work. On a GPU each is one kernel, el
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from nexusquant.kernels.backend import triton_problem
 from nexusquant.kernels.one_token import reference
 
-__all__ = ["gated_one", "linear_one", "norm_one", "rotate_one"]
+__all__ = ["gated_one", "linear_one", "norm_one", "projections_one", "rotate_one"]
 
 
 def norm_one(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -59,6 +61,22 @@ def linear_one(
         [..., N].
     """
     return _best(x).linear_one(x, weight, bias)
+
+
+def projections_one(
+    x: torch.Tensor, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]
+) -> tuple[torch.Tensor, ...]:
+    """Multiply one vector by the matrices that make a token's query, key and value.
+
+    Args:
+        x: [..., K] with K values in all, contiguous.
+        weights: Three, [N, K] each with rows of its own, of the same type, contiguous.
+        biases: Three, [N] each, likewise; or None three times.
+
+    Returns:
+        [..., N] each; see `reference.projections_one`.
+    """
+    return _best(x).projections_one(x, weights, biases)
 
 
 def gated_one(x: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:

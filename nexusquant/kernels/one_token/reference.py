@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn.functional import linear, silu
 
@@ -33,6 +35,13 @@ def linear_one(
 ) -> torch.Tensor:
     """`weight @ x + bias`."""
     return linear(x, weight, bias)
+
+
+def projections_one(
+    x: torch.Tensor, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]
+) -> tuple[torch.Tensor, ...]:
+    """`linear_one` by each of several matrices."""
+    return tuple(linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
 
 
 def gated_one(x: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:

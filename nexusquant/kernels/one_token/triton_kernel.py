@@ -76,7 +76,57 @@ def linear_kernel(
     HAS_BIAS: tl.constexpr,
 ):
     """Programs are ROWS rows of the matrix."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    _linear(x, weight, bias, out, tl.program_id(0), num_rows, WIDTH, ROWS, CHUNK, HAS_BIAS)
+
+
+@triton.jit
+def projections_kernel(
+    x,
+    query,
+    key,
+    value,
+    query_bias,
+    key_bias,
+    value_bias,
+    out_query,
+    out_key,
+    out_value,
+    num_query_rows,
+    num_key_rows,
+    num_value_rows,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+):
+    """Programs are ROWS rows of a matrix: those of queries first, then keys, then values."""
+    part = tl.program_id(0)
+    num_query = tl.cdiv(num_query_rows, ROWS)
+    num_key = tl.cdiv(num_key_rows, ROWS)
+    if part < num_query:
+        _linear(x, query, query_bias, out_query, part, num_query_rows, WIDTH, ROWS, CHUNK, HAS_BIAS)
+    elif part < num_query + num_key:
+        part -= num_query
+        _linear(x, key, key_bias, out_key, part, num_key_rows, WIDTH, ROWS, CHUNK, HAS_BIAS)
+    else:
+        part -= num_query + num_key
+        _linear(x, value, value_bias, out_value, part, num_value_rows, WIDTH, ROWS, CHUNK, HAS_BIAS)
+
+
+@triton.jit
+def _linear(
+    x,
+    weight,
+    bias,
+    out,
+    part,
+    num_rows,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+):
+    row = part * ROWS + tl.arange(0, ROWS)
     total = _products(x, weight, row, num_rows, WIDTH, ROWS, CHUNK)
     if HAS_BIAS:
         total += tl.load(bias + row, mask=row < num_rows, other=0.0).to(tl.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from nexusquant.kernels.one_token.triton_kernel import (
     gated_kernel,
     linear_kernel,
     norm_kernel,
+    projections_kernel,
     rotate_kernel,
 )
 
@@ -75,6 +77,25 @@ def linear_one(
 ) -> torch.Tensor:
     """See `kernels.linear_one`."""
     return _by_rows(linear_kernel, x, weight, bias, HAS_BIAS=bias is not None)
+
+
+def projections_one(
+    x: torch.Tensor, weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor | None]
+) -> tuple[torch.Tensor, ...]:
+    """See `kernels.projections_one`."""
+    counts = [weight.shape[0] for weight in weights]
+    tiling = tiling_for(x.shape[-1])
+    out = tuple(x.new_empty(*x.shape[:-1], count) for count in counts)
+    with torch.cuda.device_of(x):
+        projections_kernel[(sum(triton.cdiv(count, tiling.rows) for count in counts),)](
+            *(x, *weights, *biases, *out, *counts),
+            WIDTH=x.shape[-1],
+            ROWS=tiling.rows,
+            CHUNK=tiling.chunk,
+            HAS_BIAS=biases[0] is not None,
+            num_warps=tiling.num_warps,
+        )
+    return out
 
 
 def gated_one(x: torch.Tensor, gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
