@@ -4,11 +4,12 @@ The model has the layers of Llama-3.1-8B with random weights in bfloat16, fewer 
 Rows of one length answer after the same number of tokens: transformers' own `generate()` with
 `DynamicCache` and SDPA; each preset through the engine's decoder, as a CUDA graph and kernel by
 kernel. The share of the roofline is the time that reading the weights and the cache once takes at
-the measured copy bandwidth, over the time of a token. Beside that, the seconds that reading the
-prompt takes: transformers in one pass; presets until everything is coded, the second reading
-apart. The second of two is told, since the first one builds kernels. With `--fill` the texts are
-random keys and values instead of a prompt that the model reads: the bytes and the kernels are the
-same. The last line is one JSON document.
+the measured copy bandwidth, over the time of a token: of a whole answer, whose first steps go
+kernel by kernel until one is recorded, and of the steady rest. Beside that, the seconds that
+reading the prompt takes: transformers in one pass; presets until everything is coded, the second
+reading apart. The second of two is told, since the first one builds kernels. With `--fill` the
+texts are random keys and values instead of a prompt that the model reads: the bytes and the kernels
+are the same. The last line is one JSON document.
 
     python benchmarks/generation.py [--layers 32] [--tokens 2048 32768] [--new-tokens 128] [--fill]
 """
@@ -46,6 +47,8 @@ PRESETS = ("safe", "high", "balanced", "max")
 NUM_READINGS = 2
 REPEATS = 3
 WARM_TOKENS, PLAIN_TOKENS = 8, 8
+STEADY_FROM = 16
+"""Tokens of an answer after which a step is recorded for certain, and others are replayed."""
 MOST_TOKENS = 131_072
 COPY_BYTES = 2**31
 VOCABULARY = 128_000
@@ -60,6 +63,8 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", default=PRESETS, choices=PRESETS)
     parser.add_argument("--fill", action="store_true")
     options = parser.parse_args()
+    if options.new_tokens < 2 * STEADY_FROM:
+        parser.error(f"answers need {2 * STEADY_FROM} tokens or more")
     model = random_model(options.layers)
     bandwidth = copy_bandwidth()
     profile = build_profile(model, token_ids=torch.randint(0, VOCABULARY, (1, 1024)))
@@ -111,7 +116,12 @@ def roofline(model: PreTrainedModel, row: dict, bandwidth: float) -> dict:
     head = model.get_output_embeddings().weight
     inner = model.get_decoder().layers.parameters()
     num_bytes = head.nbytes + sum(weight.nbytes for weight in inner) + row["cache_bytes"]
-    return {"share_of_roofline": round(row["decode_tok_s"] * num_bytes / bandwidth, 3)}
+    names = {"decode_tok_s": "share_of_roofline", "steady_tok_s": "steady_share_of_roofline"}
+    return {
+        share: round(row[speed] * num_bytes / bandwidth, 3)
+        for speed, share in names.items()
+        if speed in row
+    }
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -194,7 +204,7 @@ def measure_compressed(
     mark = cache.mark()
     token = torch.zeros(1, 1, dtype=torch.int64, device="cuda")
     trials = {"graph": RecordingTrial(), "plain": RecordingTrial("for comparison")}
-    problems = {}
+    problems, steady = {}, []
 
     def answer(num_new: int, kind: str) -> None:
         cache.rewind(mark)
@@ -202,8 +212,12 @@ def measure_compressed(
         params = SamplingParams(temperature=0, max_new_tokens=num_new)
         sampler = Sampler(params, [0], logits.device)
         decoder = Decoder(model, cache, sampler, logits, num_new, trials[kind])
+        given = []
         for _ in range(num_new):
             decoder.next_id()
+            given.append(time.perf_counter())
+        if kind == "graph" and num_new == options.new_tokens:
+            steady.append((num_new - 1 - STEADY_FROM) / (given[-1] - given[STEADY_FROM]))
         decoder.close()
         problems[kind] = decoder.problem
 
@@ -216,6 +230,7 @@ def measure_compressed(
         "num_tokens": num_tokens,
         **reading,
         **found["graph"],
+        "steady_tok_s": round(statistics.median(steady), 2),
         "plain_tok_s": found["plain"]["decode_tok_s"],
         "graph_problem": problems["graph"],
         "cache_bytes": cache.usage().stored_bytes,
