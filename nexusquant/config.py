@@ -17,6 +17,9 @@ CODE_BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 PROMISED_FROM = 8192
 """Tokens from which on a preset takes as little as it promises."""
 
+CHAT_WINDOW = 32
+"""Newest tokens that a chat keeps exact, at least: a turn is read from what is left of others."""
+
 LEAST_BITS, MOST_BITS = 1, 4
 """Bounds on the mean bits per value of keys and of values."""
 
@@ -161,7 +164,7 @@ class CompressionConfig:
 
     @property
     def is_off(self) -> bool:
-        """True when keys and values are kept exactly as the model made them."""
+        """True when keys and values are kept as the model made them."""
         return self.quant is None
 
     def reads_twice(self, num_tokens: int) -> bool:
@@ -172,17 +175,20 @@ class CompressionConfig:
         return num_tokens - self.num_sink_tokens - self.recent_window >= eviction.min_span
 
     def for_chat(self) -> CompressionConfig:
-        """The same for a chat, which keeps every token while it holds no more than is promised.
+        """The same for a chat: about a turn stays exact, and more waits before anything goes.
 
-        Its turns wait as they are, in codes, until they take nearly what `PROMISED_FROM` tokens of
-        a longer text may: nine tenths of it, since pages have slack. An answer is in time only for
-        the next turn. Where the scorer reads once, queries are gone by then: nothing waits.
+        Turns wait in codes until they take nearly what `PROMISED_FROM` tokens of a longer text may:
+        four fifths, since pages have slack and exact tokens take more. An answer is in time only
+        for the next turn. Where the scorer reads once, queries are gone by then: nothing waits.
         """
+        if self.is_off:
+            return self
+        config = replace(self, recent_window=max(self.recent_window, CHAT_WINDOW))
         eviction = self.eviction
         if eviction is None or eviction.scorer is not ScorerName.RECONSTRUCTION:
-            return self
-        most = round(0.9 * eviction.keep_ratio * PROMISED_FROM)
-        return replace(self, eviction=replace(eviction, keeps_up_to=most))
+            return config
+        most = round(0.8 * eviction.keep_ratio * PROMISED_FROM)
+        return replace(config, eviction=replace(eviction, keeps_up_to=most))
 
 
 class RopeScalingKind(str, Enum):
@@ -277,22 +283,18 @@ class SamplingParams:
             raise ValueError("stop holds an empty text, which would end every answer at once.")
 
 
+def _evicting(key_bits: float, value_bits: float, keep_ratio: float) -> CompressionConfig:
+    quant = QuantConfig(key_bits=key_bits, value_bits=value_bits)
+    return CompressionConfig(quant=quant, eviction=EvictionConfig(keep_ratio=keep_ratio))
+
+
 PRESETS: Mapping[str, CompressionConfig] = MappingProxyType(
     {
         "off": CompressionConfig(),
         "safe": CompressionConfig(quant=QuantConfig()),
-        "high": CompressionConfig(
-            quant=QuantConfig(key_bits=3.5, value_bits=3.5),
-            eviction=EvictionConfig(keep_ratio=0.4),
-        ),
-        "balanced": CompressionConfig(
-            quant=QuantConfig(key_bits=2.5, value_bits=2.5),
-            eviction=EvictionConfig(keep_ratio=0.328),
-        ),
-        "max": CompressionConfig(
-            quant=QuantConfig(key_bits=2.0, value_bits=2.5),
-            eviction=EvictionConfig(keep_ratio=0.172),
-        ),
+        "high": _evicting(3.5, 3.5, keep_ratio=0.4),
+        "balanced": _evicting(2.5, 2.5, keep_ratio=0.328),
+        "max": _evicting(2.0, 2.5, keep_ratio=0.172),
     }
 )
 """Ready-made configs; change one with `dataclasses.replace`. `off` is the reference."""

@@ -8,6 +8,7 @@ import pytest
 
 from nexusquant.cache import CompressedCache
 from nexusquant.config import (
+    CHAT_WINDOW,
     PRESETS,
     CompressionConfig,
     EvictionConfig,
@@ -32,7 +33,7 @@ EVICTION = EvictionConfig(
 CONFIG = CompressionConfig(
     quant=QuantConfig(), eviction=EVICTION, num_sink_tokens=16, recent_window=16
 )
-# 461 tokens: nine tenths of a quarter of what a promise is made for
+# 410 tokens: four fifths of a sixteenth of what a promise is made for
 FOR_CHAT = replace(CONFIG, eviction=replace(EVICTION, keep_ratio=1 / 16)).for_chat()
 NUM_TURNS, NUM_NEW = 50, 24
 GREEDY = SamplingParams(max_new_tokens=NUM_NEW, temperature=0)
@@ -80,7 +81,7 @@ def test_a_chat_keeps_everything_while_it_holds_no_more_than_is_promised(
 ) -> None:
     conversation, text, longest_turn = Conversation(talkative, FOR_CHAT), "", 0
     most, num_whole, num_decisions = FOR_CHAT.eviction.keeps_up_to, 0, 0
-    assert most == 461
+    assert most == 410
     while conversation.num_tokens < 1500:
         before = conversation.num_tokens
         prompt = text + f"<user>And what about number {before}?</>\n"
@@ -127,14 +128,17 @@ def test_a_long_message_that_fits_is_kept_whole_and_a_document_is_not(
     assert document.usage().kept_share < 0.5
 
 
-@pytest.mark.parametrize("preset", ["off", "safe"])
-def test_what_evicts_nothing_is_the_same_for_a_chat(preset: str) -> None:
-    assert PRESETS[preset].for_chat() is PRESETS[preset]
+def test_a_chat_keeps_about_a_turn_exact_and_what_is_off_as_it_is() -> None:
+    assert PRESETS["off"].for_chat() is PRESETS["off"]
+    safe = PRESETS["safe"]
+    assert safe.for_chat() == replace(safe, recent_window=CHAT_WINDOW)
+    wider = replace(safe, recent_window=CHAT_WINDOW + 1)
+    assert wider.for_chat() == wider
 
 
 def test_scorers_that_read_once_do_not_wait() -> None:
     once = replace(CONFIG, eviction=replace(EVICTION, scorer=ScorerName.SNAPKV))
-    assert once.for_chat() is once
+    assert once.for_chat() == replace(once, recent_window=CHAT_WINDOW)
 
 
 def test_answers_between_long_prompts_are_thinned_out_too(talkative: LoadedModel) -> None:
