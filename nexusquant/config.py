@@ -164,7 +164,7 @@ class CompressionConfig:
 
     @property
     def is_off(self) -> bool:
-        """True when keys and values are kept as the model made them."""
+        """True when keys and values are kept exactly as the model made them."""
         return self.quant is None
 
     def reads_twice(self, num_tokens: int) -> bool:
@@ -178,7 +178,7 @@ class CompressionConfig:
         """The same for a chat: about a turn stays exact, and more waits before anything goes.
 
         Turns wait in codes until they take nearly what `PROMISED_FROM` tokens of a longer text may:
-        four fifths, since pages have slack and exact tokens take more. An answer is in time only
+        three quarters, since pages have slack and exact tokens take more. An answer is in time only
         for the next turn. Where the scorer reads once, queries are gone by then: nothing waits.
         """
         if self.is_off:
@@ -187,7 +187,7 @@ class CompressionConfig:
         eviction = self.eviction
         if eviction is None or eviction.scorer is not ScorerName.RECONSTRUCTION:
             return config
-        most = round(0.8 * eviction.keep_ratio * PROMISED_FROM)
+        most = round(0.75 * eviction.keep_ratio * PROMISED_FROM)
         return replace(config, eviction=replace(eviction, keeps_up_to=most))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from nexusquant.config import (
+    CHAT_WINDOW,
     CompressionConfig,
     EvictionConfig,
     QuantConfig,
@@ -141,7 +142,10 @@ def _build_compression() -> tuple[gr.Component, ...]:
                 label="First tokens kept exactly", precision=0, minimum=0, min_width=120
             )
             window = gr.Number(
-                label="Newest tokens kept exactly", precision=0, minimum=0, min_width=120
+                label=f"Newest tokens kept exactly, in a chat {CHAT_WINDOW} at least",
+                precision=0,
+                minimum=0,
+                min_width=120,
             )
     return key_bits, value_bits, keep, scorer, floor, newest, sinks, window
 

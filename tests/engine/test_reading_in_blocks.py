@@ -28,7 +28,13 @@ from nexusquant.errors import OutOfMemoryError
 EVICTION = EvictionConfig(
     keep_ratio=0.25, head_floor=0.2, newest_share=0.3, observation_window=64, min_span=128
 )
-CONFIG = CompressionConfig(quant=QuantConfig(), eviction=EVICTION, exact_prefill_tokens=400)
+CONFIG = CompressionConfig(
+    quant=QuantConfig(),
+    eviction=EVICTION,
+    num_sink_tokens=16,
+    recent_window=16,
+    exact_prefill_tokens=400,
+)
 NUM_TOKENS = 900
 NUM_HEADS_OF_ALL_LAYERS = 4
 IDS = torch.tensor([list((b"The quick brown fox jumps over the lazy dog. " * 20)[:NUM_TOKENS])])
