@@ -33,7 +33,7 @@ Bits = tuple[float, float]
 Codecs = Mapping[Bits, Sequence[LayerCodec | None]]
 
 HEAD_DIM = 64
-BYTES_BESIDE = 2.3
+BYTES_BESIDE = 1.5
 """What a pair of a text of 8,000 tokens takes besides codes: exact tokens, tables, page slack."""
 FACTORS = {"high": 10.15, "balanced": 17.15, "max": 33.2}
 """Bytes in 16 bits over those that a combination may take; a little is left for other texts.

@@ -178,7 +178,7 @@ class CompressionConfig:
         """The same for a chat: about a turn stays exact, and more waits before anything goes.
 
         Turns wait in codes until they take nearly what `PROMISED_FROM` tokens of a longer text may:
-        three quarters, since pages have slack and exact tokens take more. An answer is in time only
+        seven tenths, since pages have slack and exact tokens take more. An answer is in time only
         for the next turn. Where the scorer reads once, queries are gone by then: nothing waits.
         """
         if self.is_off:
@@ -187,7 +187,7 @@ class CompressionConfig:
         eviction = self.eviction
         if eviction is None or eviction.scorer is not ScorerName.RECONSTRUCTION:
             return config
-        most = round(0.75 * eviction.keep_ratio * PROMISED_FROM)
+        most = round(0.7 * eviction.keep_ratio * PROMISED_FROM)
         return replace(config, eviction=replace(eviction, keeps_up_to=most))
 
 
