@@ -291,7 +291,7 @@ def _evicting(key_bits: float, value_bits: float, keep_ratio: float) -> Compress
 PRESETS: Mapping[str, CompressionConfig] = MappingProxyType(
     {
         "off": CompressionConfig(),
-        "safe": CompressionConfig(quant=QuantConfig()),
+        "safe": CompressionConfig(quant=QuantConfig(), num_sink_tokens=16, recent_window=16),
         "high": _evicting(3.5, 3.5, keep_ratio=0.4),
         "balanced": _evicting(2.5, 2.5, keep_ratio=0.328),
         "max": _evicting(2.0, 2.5, keep_ratio=0.172),
