@@ -88,8 +88,7 @@ class EvictionConfig:
         scorer: The rule that ranks pairs.
         head_floor: Share of its equal part of the budget that every head is sure of, in [0, 1].
             0 lets all heads and layers compete freely; 1 gives each the same count.
-        newest_share: Share of the budget that goes to the newest tokens of the span, which every
-            head then keeps, in [0, 1].
+        newest_share: Share of the budget for the span's newest tokens, kept by all heads, in [0, 1].
         observation_window: Newest queries of the span that scorers may look at, in tokens.
         min_span: Spans with fewer tokens to choose from are kept whole: questions are not thinned.
         keeps_up_to: While a cache holds no more tokens, in the mean over heads, all may stay.
@@ -177,9 +176,9 @@ class CompressionConfig:
     def for_chat(self) -> CompressionConfig:
         """The same for a chat: about a turn stays exact, and more waits before anything goes.
 
-        Turns wait in codes until they take nearly what `PROMISED_FROM` tokens of a longer text may:
-        seven tenths, since pages have slack and exact tokens take more. An answer is in time only
-        for the next turn. Where the scorer reads once, queries are gone by then: nothing waits.
+        Turns wait in codes until they hold seven tenths of what `PROMISED_FROM` tokens may: exact
+        tokens take more, and pages have slack. An answer is in time only for the next turn. Where
+        the scorer reads once, queries are gone by then: nothing waits.
         """
         if self.is_off:
             return self
