@@ -88,7 +88,7 @@ class EvictionConfig:
         scorer: The rule that ranks pairs.
         head_floor: Share of its equal part of the budget that every head is sure of, in [0, 1].
             0 lets all heads and layers compete freely; 1 gives each the same count.
-        newest_share: Share of the budget for the span's newest tokens, kept by all heads, in [0, 1].
+        newest_share: Share of the budget for the span's newest tokens, in all heads, in [0, 1].
         observation_window: Newest queries of the span that scorers may look at, in tokens.
         min_span: Spans with fewer tokens to choose from are kept whole: questions are not thinned.
         keeps_up_to: While a cache holds no more tokens, in the mean over heads, all may stay.
