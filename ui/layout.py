@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,10 @@ TITLE = "Nexusquant"
 STYLE_PATH = Path(__file__).with_name("style.css")
 SCRIPT_PATH = Path(__file__).with_name("keys.html")
 HEARTBEAT_S = 1.0
+BRIDGE_S = 60.0
 MAX_QUEUED_EVENTS = 200
+# every open page keeps one place for as long as it is open, and two in its first minute
+MAX_RUNNING_EVENTS = 200
 
 # the chat's id goes into the address, so that loading the page again finds the chat
 KEEP_ID_JS = """(id) => {
@@ -83,6 +87,7 @@ def build_ui(services: Services) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86_400)) as page:
         widgets = _build(services)
         _wire(page, widgets, services)
+    page.max_threads = MAX_RUNNING_EVENTS
     return page.queue(max_size=MAX_QUEUED_EVENTS, default_concurrency_limit=8)
 
 
@@ -176,9 +181,11 @@ def _wire_opening(page: gr.Blocks, w: Widgets, services: Services) -> None:
         }
 
     async def pulse() -> AsyncIterator[str]:
-        # It never ends, so the page's stream of events stays open. Gradio closes a stream that has
-        # nothing to carry, and what is sent just then would never be shown.
-        while True:
+        # Until the watch below has begun it keeps the page's stream of events open: Gradio closes
+        # one that has nothing to carry, and what is sent just then would never be shown. It ends,
+        # because a page that was left before its stream was open is never missed by Gradio.
+        end = time.monotonic() + BRIDGE_S
+        while time.monotonic() < end:
             yield _line(services)
             await asyncio.sleep(HEARTBEAT_S)
 
@@ -210,11 +217,16 @@ def _wire_opening(page: gr.Blocks, w: Widgets, services: Services) -> None:
 
 
 def _wire_watch(opened: Any, w: Widgets, services: Services) -> None:
-    """What is known of the presets reaches the open page by itself."""
+    """The memory line and what is known of the presets reach the open page by themselves."""
+
+    def updates(view: PresetsView) -> Updates:
+        return {w.line: _line(services), **_presets_updates(w, view)}
+
     opened.then(
-        watched(SelfTestHandlers(services).watch, functools.partial(_presets_updates, w)),
+        watched(SelfTestHandlers(services).watch, updates),
         w.workspace_id,
         [
+            w.line,
             *_picker_outputs(w),
             *w.settings.compression,
             *self_test_outputs(w.settings.self_test),
@@ -240,7 +252,7 @@ def _picker_updates(w: Widgets, view: ConfigView) -> Updates:
 
 
 def _presets_updates(w: Widgets, view: PresetsView) -> Updates:
-    updates = self_test_updates(w.settings.self_test, view.test)
+    updates = {} if view.test is None else self_test_updates(w.settings.self_test, view.test)
     if view.config is not None and view.config.config is not None:
         updates |= _picker_updates(w, view.config)
         updates |= compression_updates(w.settings, view.config.config)

@@ -17,7 +17,7 @@ from ui.services import Services, is_at_this_computer, owner_of
 from ui.settings_handlers import ConfigView, config_view
 
 LOOK_S = 1.0
-"""Seconds between two looks at the test; a page is sent something only when it changed."""
+"""Seconds between two looks at the test."""
 
 NO_MODEL = "Presets are tested when a model is loaded."
 FIRST, AGAIN = "Test the presets on this model", "Test again"
@@ -44,10 +44,10 @@ class SelfTestView:
 
 @dataclass(frozen=True)
 class PresetsView:
-    """News of the test, and of the pickers when what is known of the presets changed."""
+    """What changed of the test and, when more is known of the presets, of the pickers."""
 
-    test: SelfTestView
-    config: ConfigView | None
+    test: SelfTestView | None = None
+    config: ConfigView | None = None
 
 
 class SelfTestHandlers:
@@ -82,7 +82,11 @@ class SelfTestHandlers:
         )
 
     async def watch(self, workspace_id: str, request: gr.Request) -> AsyncIterator[PresetsView]:
-        """Everything at once, then what changed, as long as the page is open."""
+        """Everything at once, then what changed, as long as the page is open.
+
+        It yields at every look, changed or not: only then does Gradio notice that a page was left,
+        and until it does, the page keeps one of the `layout.MAX_RUNNING_EVENTS` places.
+        """
         test: SelfTestView | None = None
         report: SelfTestReport | None = None
         services = self._services
@@ -91,8 +95,7 @@ class SelfTestHandlers:
             known = services.report_of(workspace) if workspace else services.models.report
             now = self.view(request)
             config = self._config(workspace_id, request) if known is not report else None
-            if now != test or config is not None:
-                yield PresetsView(now, config)
+            yield PresetsView(now if now != test or config is not None else None, config)
             test, report = now, known
             await asyncio.sleep(LOOK_S)
 

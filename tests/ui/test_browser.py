@@ -342,6 +342,16 @@ def test_a_message_that_is_too_long_is_answered_once_the_offer_is_taken(page, si
     page.locator("#chat-status:has-text('Positions are scaled')").wait_for(state="hidden")
 
 
+def test_pages_that_were_left_make_room_for_others(window, tmp_path, monkeypatch):
+    monkeypatch.setattr("ui.layout.MAX_RUNNING_EVENTS", 6)
+    with serve_fake(tmp_path) as site:
+        for _ in range(8):
+            visitor = Visitor(window, site.url)
+            ask(visitor.page, "Count")
+            wait_for_text(visitor.page, "#chat-log", ALL_WORDS)
+            visitor.close()
+
+
 def test_a_phone_never_scrolls_sideways(visit, site, document):
     page = visit(size=PHONE).page
     code = "```python\n" + "x = call(" + "argument, " * 40 + ")\n```"
