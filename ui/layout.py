@@ -52,6 +52,7 @@ TITLE = "Nexusquant"
 STYLE_PATH = Path(__file__).with_name("style.css")
 SCRIPT_PATH = Path(__file__).with_name("keys.html")
 HEARTBEAT_S = 1.0
+# how long the page's stream of events is kept open for what opening the page begins
 BRIDGE_S = 60.0
 MAX_QUEUED_EVENTS = 200
 # every open page keeps one place for as long as it is open, and two in its first minute

@@ -85,7 +85,7 @@ class SelfTestHandlers:
         """Everything at once, then what changed, as long as the page is open.
 
         It yields at every look, changed or not: only then does Gradio notice that a page was left,
-        and until it does, the page keeps one of the `layout.MAX_RUNNING_EVENTS` places.
+        and until it does, the page keeps one of the places for running events.
         """
         test: SelfTestView | None = None
         report: SelfTestReport | None = None
