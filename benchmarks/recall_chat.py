@@ -20,7 +20,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +32,7 @@ from recall_tasks import Fact, needles  # noqa: E402
 
 import nexusquant  # noqa: E402
 from nexusquant.cache import CompressedCache  # noqa: E402
+from nexusquant.chat_config import chat_config  # noqa: E402
 from nexusquant.config import PROMISED_FROM  # noqa: E402
 from nexusquant.engine import (  # noqa: E402
     Conversation,
@@ -91,7 +92,7 @@ class Chat:
     """
 
     def __init__(self, loaded: LoadedModel, config: nexusquant.CompressionConfig) -> None:
-        self.conversation = Conversation(loaded, config.for_chat())
+        self.conversation = Conversation(loaded, chat_config(config))
         self.messages: list[dict[str, str]] = []
         self._loaded = loaded
         self._scripted = self.conversation._generator = Scripted(loaded)
@@ -128,8 +129,8 @@ def main() -> None:
     profile = nexusquant.build_profile(loaded.model, loaded.tokenizer)
     loaded = replace(loaded, profile=profile)
     told = setting("recall_chat", loaded, loaded.context_length)
-    told["keeps_up_to"] = {
-        name: nexusquant.PRESETS[name].for_chat().eviction.keeps_up_to for name in PRESETS
+    told["chats"] = {
+        name: asdict(chat_config(nexusquant.PRESETS[name])) for name in (WHOLE, *PRESETS)
     }
     results = open_results(options.out, told)
     done = {(row["num_turns"], row["seed"]) for row in results["rows"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 
@@ -16,9 +16,6 @@ CODE_BITS = (1, 2, 3, 4, 5, 6, 7, 8)
 
 PROMISED_FROM = 8192
 """Tokens from which on a preset takes as little as it promises."""
-
-CHAT_WINDOW = 32
-"""Newest tokens that a chat keeps exact, at least: a turn is read from what is left of others."""
 
 LEAST_BITS, MOST_BITS = 1, 4
 """Bounds on the mean bits per value of keys and of values."""
@@ -59,14 +56,16 @@ class QuantConfig:
         value_bits: Mean bits per value of the values, a multiple of 0.25 in [1, 4]; scales are
             extra. With a profile, layers that matter more get more of them.
         rotation_seed: Seed of the random signs of the values' rotation.
+        key_stretch: Factor on coded keys, less their mean: above 1, attention is sharper.
 
     Raises:
-        ValueError: Bits outside their range.
+        ValueError: Bits outside their range, or a factor that is not above 0.
     """
 
     key_bits: float = 2.0
     value_bits: float = 2.0
     rotation_seed: int = 0
+    key_stretch: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("key_bits", "value_bits"):
@@ -76,6 +75,8 @@ class QuantConfig:
                 )
         if self.value_bits * 4 % 1:
             raise ValueError(f"value_bits is {self.value_bits!r}; use a multiple of 0.25.")
+        if not self.key_stretch > 0:
+            raise ValueError(f"key_stretch is {self.key_stretch!r}; it must be above 0.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,22 +173,6 @@ class CompressionConfig:
         if eviction is None or eviction.scorer is not ScorerName.RECONSTRUCTION:
             return False
         return num_tokens - self.num_sink_tokens - self.recent_window >= eviction.min_span
-
-    def for_chat(self) -> CompressionConfig:
-        """The same for a chat: about a turn stays exact, and more waits before anything goes.
-
-        Turns wait in codes until they hold seven tenths of what `PROMISED_FROM` tokens may: exact
-        tokens take more, and pages have slack. An answer is in time only for the next turn. Where
-        the scorer reads once, queries are gone by then: nothing waits.
-        """
-        if self.is_off:
-            return self
-        config = replace(self, recent_window=max(self.recent_window, CHAT_WINDOW))
-        eviction = self.eviction
-        if eviction is None or eviction.scorer is not ScorerName.RECONSTRUCTION:
-            return config
-        most = round(0.7 * eviction.keep_ratio * PROMISED_FROM)
-        return replace(config, eviction=replace(eviction, keeps_up_to=most))
 
 
 class RopeScalingKind(str, Enum):

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from benchmarks.write_readme import (
     with_tables,
 )
 from nexusquant import PRESETS
+from nexusquant.chat_config import chat_config
 from nexusquant.eviction import Observation
 
 
@@ -65,12 +67,13 @@ def test_the_tables_are_the_ones_that_were_measured() -> None:
 
 
 def test_what_a_chat_keeps_is_what_the_presets_say() -> None:
-    most = {n: c.for_chat().eviction.keeps_up_to for n, c in PRESETS.items() if c.eviction}
+    most = {n: chat_config(c).eviction.keeps_up_to for n, c in PRESETS.items() if c.eviction}
     readme = " ".join(README.read_text(encoding="utf-8").split())
     for name, tokens in most.items():
         assert re.search(rf"{tokens:,}( tokens)? with {name.capitalize()}", readme)
     chats = json.loads((RESULTS / "recall_chat.json").read_text(encoding="utf-8"))
-    assert chats["keeps_up_to"] == most
+    as_measured = {name: asdict(chat_config(PRESETS[name])) for name in ("safe", *most)}
+    assert json.loads(json.dumps(as_measured)) == chats["chats"]
 
 
 def test_the_tables_are_of_the_presets_as_they_are() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
+from nexusquant.chat_config import chat_config
 from nexusquant.config import CompressionConfig, SamplingParams
 from nexusquant.documents import Document, DocumentSession
 from nexusquant.engine import Engine, Event, Job, Message
@@ -147,5 +148,5 @@ class CompareDesk:
     ) -> Generator[Event, None, None]:
         prompt = self._engine.render([Message("user", text)], add_generation_prompt=True)
         # as the Chat tab would answer
-        with closing(self._engine.new_conversation(config.for_chat())) as conversation:
+        with closing(self._engine.new_conversation(chat_config(config))) as conversation:
             yield from conversation.reply(prompt, sampling)

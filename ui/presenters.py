@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+from nexusquant.chat_config import chat_config
 from nexusquant.config import PRESETS, CompressionConfig
 from nexusquant.engine import FinishReason, GenerationStats
 from nexusquant.engine.stats import CacheUsage
@@ -128,9 +129,19 @@ def describe_config(config: CompressionConfig) -> str:
         return f"{codes}. {risk}"
     again = " Long texts are read twice to choose them." if config.reads_twice(10**9) else ""
     share = f"{keep * 100:g}\N{NO-BREAK SPACE}%"
-    held = config.for_chat().eviction.keeps_up_to
-    chat = f" A chat keeps every token until it holds {count(held)} of them." if held else ""
+    chat = _in_a_chat(config)
     return f"{codes}; {share} of the codes of a long text are kept.{again}{chat} {risk}"
+
+
+def _in_a_chat(config: CompressionConfig) -> str:
+    chat = chat_config(config).eviction
+    if not chat.keeps_up_to:
+        return ""
+    share = f"{chat.keep_ratio * 100:.0f}\N{NO-BREAK SPACE}%"
+    return (
+        f" A chat keeps every token until it holds {count(chat.keeps_up_to)} of them, "
+        f"then {share} of the old ones stay."
+    )
 
 
 def turn_figures(stats: GenerationStats) -> list[tuple[str, str]]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
+from nexusquant.chat_config import CHAT_WINDOW
 from nexusquant.config import (
-    CHAT_WINDOW,
     CompressionConfig,
     EvictionConfig,
     QuantConfig,

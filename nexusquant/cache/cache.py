@@ -207,6 +207,8 @@ class CompressedCache(hf_compat.Cache):
             else:
                 sliding.trim_sliding(layer)
         check_coded(tools.values())
+        if self._rotary is not None:
+            self._rotary.forget_runs()
 
     def mark(self) -> CacheMark:
         """Remember this moment, closing the open span first; see `rewind`."""

@@ -39,8 +39,8 @@ class CodingTools(NamedTuple):
     """What coding a layer's vectors takes that is better found for many layers at once.
 
     Args:
-        of_keys: Encoder of the coder of keys; None: nobody found it yet.
-        of_values: The same of values.
+        of_keys: Encoder of keys, stretched; None: nobody found it yet.
+        of_values: That of values.
         is_bad: Becomes 1 where a vector cannot be coded, [1], int32; None: that raises.
     """
 
@@ -62,6 +62,7 @@ class LayerCodec:
         pairing: How this layer applies it.
         keys: Codes keys before their rotation; None until it was fitted.
         key_bits: Mean bits per key value of a fit to come.
+        key_stretch: Factor on what keys are coded as; see `QuantConfig`.
     """
 
     values: E8Quantizer
@@ -69,6 +70,7 @@ class LayerCodec:
     pairing: Pairing
     keys: E8Quantizer | None
     key_bits: float
+    key_stretch: float = 1.0
 
     @property
     def pair_bytes(self) -> float:
@@ -81,6 +83,10 @@ class LayerCodec:
         """Whether vectors are of the size that the coders were made for."""
         key_dim = self.values.dim if self.keys is None else self.keys.dim
         return keys.shape[-1] == key_dim and values.shape[-1] == self.values.dim
+
+    def stretched(self, of_keys: torch.Tensor) -> torch.Tensor:
+        """The encoder that this codec uses, made of that of the coder of its keys."""
+        return of_keys if self.key_stretch == 1 else of_keys * self.key_stretch
 
     def encode_into(
         self,
@@ -102,7 +108,7 @@ class LayerCodec:
             tools: What was found before.
         """
         # once for all parts: a GPU takes longer to find them than to code a part
-        of_keys = self.keys.encoder if tools.of_keys is None else tools.of_keys
+        of_keys = self.stretched(self.keys.encoder) if tools.of_keys is None else tools.of_keys
         of_values = self.values.encoder if tools.of_values is None else tools.of_values
         turned = (self.rotary, self.pairing, of_keys, tools.is_bad)
         plain = (None, Pairing.NONE, of_values, tools.is_bad)
@@ -123,7 +129,7 @@ class LayerCodec:
         positions: torch.Tensor,
         dtype: torch.dtype,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rebuild what `encode_into` coded."""
+        """Rebuild what `encode_into` coded: keys as large as they were stretched to."""
         bare = self.keys.decode(keys, torch.float32, positions)
         turned = self._put_on(bare, positions).to(dtype)
         return turned, self.values.decode(values, dtype, positions)
@@ -194,7 +200,8 @@ class LayerCodec:
 
     def mean_at(self, keys: torch.Tensor, first: int) -> torch.Tensor:
         """What `narrow` takes off keys [H_kv, T, D] from token `first` on: their mean, rotated."""
-        return self._put_on(self.keys.mean.expand(*keys.shape), _positions(keys, first))
+        mean = self.keys.mean.expand(*keys.shape)
+        return self.rotary.put_on_run(mean, first, self.pairing) if self.rotary else mean
 
     def _take_off(self, keys: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         return self.rotary.take_off(keys, positions, self.pairing) if self.rotary else keys
@@ -209,7 +216,8 @@ def tools_for(codecs: Sequence[LayerCodec]) -> list[CodingTools]:
     Args:
         codecs: With coders for keys.
     """
-    of_keys = encoders_of([codec.keys for codec in codecs])
+    bare = encoders_of([codec.keys for codec in codecs])
+    of_keys = [codec.stretched(encoder) for codec, encoder in zip(codecs, bare, strict=True)]
     of_values = encoders_of([codec.values for codec in codecs])
     notes = {
         device: torch.zeros(1, dtype=torch.int32, device=device)

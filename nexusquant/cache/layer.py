@@ -177,13 +177,13 @@ class CompressedLayer(CacheLayerMixin):
             queries = query if self.queries is None else torch.cat([self.queries, query], dim=1)
             self.queries = queries[:, -window:].clone()
 
-    def code_overflow(self) -> None:
+    def code_overflow(self, tools: CodingTools = NO_TOOLS) -> None:
         """Code what no longer fits: a page's worth past the window, or too long a span."""
         limit = self.config.recent_window + PAGE_SIZE - 1
         if self.span_start is not None:
             limit = max(limit, self.config.exact_prefill_tokens)
         if self.codec is not None and self.num_recent > limit:
-            self._code_until(self.num_seen - self.config.recent_window)
+            self._code_until(self.num_seen - self.config.recent_window, tools=tools)
 
     def sink_vectors(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of the text's first tokens, wherever they are. [H_kv, sinks, D]."""

@@ -145,7 +145,7 @@ class LayerSteps:
         layer.num_seen += num_new
         layer.kept = layer.kept.append(num_coded)
         layer.pages.count(num_coded)
-        layer.code_overflow()
+        layer.code_overflow(self.tools)
         layer.pages.shrink()
 
 

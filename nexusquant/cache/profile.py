@@ -83,7 +83,7 @@ def make_codecs(
     keys = _key_quantizers(devices, quant, profile) if profile else [None] * len(dims)
     values = _value_quantizers(dims, devices, quant, profile)
     codecs = [
-        LayerCodec(of_values, rotary, pairing, of_keys, quant.key_bits)
+        LayerCodec(of_values, rotary, pairing, of_keys, quant.key_bits, quant.key_stretch)
         if of_values is not None and (profile is None or of_keys is not None)
         else None
         for of_values, pairing, of_keys in zip(values, pairings, keys, strict=True)

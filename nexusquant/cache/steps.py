@@ -46,6 +46,8 @@ class CacheSteps:
         num_ahead = min(MOST_AHEAD, -(-most_tokens // PAGE_SIZE) * PAGE_SIZE)
         self._most_coded = num_ahead if has_sinks else 0
         self._num_new = self._num_coded = 0
+        self._has_tools = False
+        self._rotary = first.codec.rotary
         slot = first.sinks[0].shape[1] + first.num_recent
         self._clock = StepClock.at(slot, first.num_seen, first.recent[0].device)
         self._layers = [LayerSteps(layer, self._clock, num_ahead) for layer in layers]
@@ -78,8 +80,7 @@ class CacheSteps:
     @torch.no_grad()
     def turn_page(self) -> None:
         """Code the oldest page's worth of the newest tokens."""
-        if self._num_coded == 0:
-            self._find_tools()
+        self._find_tools()
         for layer in self._layers:
             layer.turn_page(self._first_recent + self._num_coded)
         self._num_coded += PAGE_SIZE
@@ -95,15 +96,22 @@ class CacheSteps:
         Raises:
             ValueError: Some of the tokens could not be coded.
         """
+        num_new = self._num_new - num_undone
+        if self._num_recent + num_new - self._num_coded >= self._num_slots:
+            self._find_tools()
         for layer in self._layers:
-            layer.settle(self._num_coded, self._num_new - num_undone)
+            layer.settle(self._num_coded, num_new)
         tools = [layer.tools for layer in self._layers]
         self._layers = []
-        if self._num_coded:
-            check_coded(tools)
+        check_coded(tools)
+        if self._rotary is not None:
+            self._rotary.forget_runs()
 
     def _find_tools(self) -> None:
         """All at once, and once: that takes as long as several steps."""
+        if self._has_tools:
+            return
+        self._has_tools = True
         found = tools_for([layer.codec for layer in self._layers])
         for layer, tools in zip(self._layers, found, strict=True):
             layer.tools = tools

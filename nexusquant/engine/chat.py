@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nexusquant.cache import CacheUsage
+from nexusquant.chat_config import chat_config
 from nexusquant.config import CompressionConfig, RopeScaling, SamplingParams
 from nexusquant.engine.events import Event, Finished, TextDelta
 from nexusquant.engine.stats import GenerationStats
@@ -120,7 +121,7 @@ class ChatSession:
         return self._turns[-1].usage if self._turns else None
 
     def _new_conversation(self) -> Conversation:
-        return self._engine.new_conversation(self._config.for_chat(), self._scaling)
+        return self._engine.new_conversation(chat_config(self._config), self._scaling)
 
     def _answer(self, params: SamplingParams) -> Events[Event, None, None]:
         conversation, messages = self._conversation, self._messages

@@ -13,7 +13,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from weakref import WeakSet
 
 import torch
 from transformers import PreTrainedModel
@@ -30,7 +31,8 @@ from nexusquant.engine.sampling import Sampler
 WARM_STEPS = 2
 """Steps done kernel by kernel before one is recorded: the first builds kernels and tables, the
 second shows whether anything asks the device for a number. Where steps of the model were recorded
-before, that is not looked for: recording fails at it too."""
+before, that is not looked for: recording fails at it too. Where steps with the same coders were
+done before, for an earlier answer of a chat, everything is built."""
 
 
 @dataclass
@@ -42,12 +44,14 @@ class RecordingTrial:
         is_wanted: Whether somebody asked for it.
         is_proved: Whether it was done.
         forwards: What has the model take fewer kernels in a step, once that is found.
+        met: Coders of layers that a step was done with.
     """
 
     problem: str | None = None
     is_wanted: bool = True
     is_proved: bool = False
     forwards: OneTokenForwards | None = None
+    met: WeakSet = field(default_factory=WeakSet)
 
     def problem_with(self, cache: CompressedCache, device: torch.device) -> str | None:
         """Say why steps over this cache are not recorded, or None if they are to be.
@@ -117,7 +121,7 @@ class DecodeGraph:
             self._step()
         elif self._is_recorded:
             self._graph.replay()
-        elif self._num_warm < (1 if self._trial.is_proved else WARM_STEPS):
+        elif self._num_warm < self._num_warm_due():
             self._warm_up()
         else:
             self._record()
@@ -135,7 +139,11 @@ class DecodeGraph:
 
     def _open(self) -> None:
         self._steps = CacheSteps(self._cache, self._num_left)
-        self._num_warm, self._is_recorded = 0, False
+        self._num_warm = 0
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._is_recorded = False
         self._graph: torch.cuda.CUDAGraph | None = None
         if self.token.is_cuda:
             self._graph = torch.cuda.CUDAGraph()
@@ -158,6 +166,11 @@ class DecodeGraph:
         self.token.copy_(self._sampler.next_token(output.logits[:, -1]))
         self._steps.tick()
 
+    def _num_warm_due(self) -> int:
+        if not self._trial.is_proved:
+            return WARM_STEPS
+        return 0 if all(layer.codec in self._trial.met for layer in self._cache.layers) else 1
+
     def _warm_up(self) -> None:
         """Do a step on the stream that records later, whose libraries then have their memory."""
         here, aside = torch.cuda.current_stream(), self._recording.capture_stream
@@ -166,11 +179,20 @@ class DecodeGraph:
             self._step()
         here.wait_stream(aside)
         self._num_warm += 1
+        self._trial.met.update(layer.codec for layer in self._cache.layers)
 
     def _record(self) -> None:
-        # the outer context restores the stream where recording fails at its end
-        with torch.cuda.stream(torch.cuda.current_stream()), self._recording:
-            self._step()
+        try:
+            # the outer context restores the stream where recording fails at its end
+            with torch.cuda.stream(torch.cuda.current_stream()), self._recording:
+                self._step()
+        except RuntimeError:
+            if self._num_warm:
+                raise
+            # something was missing after all: a step that is done builds it
+            self._prepare()
+            self._warm_up()
+            return
         self._is_recorded = self._trial.is_proved = True
         self._graph.replay()
 

@@ -11,6 +11,9 @@ from enum import Enum
 
 import torch
 
+RUNS_KEPT, LONGEST_KEPT = 4, 256
+"""Runs of tokens whose angles are kept, and the tokens of the longest."""
+
 
 class Pairing(str, Enum):
     """Which coordinates of a key turn together."""
@@ -50,6 +53,7 @@ class Rotary:
     def __init__(self, segments: Sequence[RotarySegment], scaling: float = 1.0) -> None:
         self.segments = tuple(segments)
         self.scaling = scaling
+        self._runs: dict[tuple[int, int, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def observe(self, first: int, frequencies: torch.Tensor) -> None:
         """Take note of what tokens from position `first` on are rotated by."""
@@ -58,6 +62,7 @@ class Rotary:
             return
         before = tuple(segment for segment in self.segments if segment.first < first)
         self.segments = (*before, RotarySegment(first, frequencies))
+        self.forget_runs()
 
     def recognise(self, frequencies: torch.Tensor) -> None:
         """Take the model's own tensor in place of equal ones, read from a file for instance."""
@@ -67,6 +72,7 @@ class Rotary:
             else segment
             for segment in self.segments
         )
+        self.forget_runs()
 
     def put_on(self, keys: torch.Tensor, positions: torch.Tensor, pairing: Pairing) -> torch.Tensor:
         """Rotate keys as the model would at these positions.
@@ -81,6 +87,27 @@ class Rotary:
         cos, sin = self._angles(positions)
         return _turn(keys, cos * self.scaling, sin * self.scaling, pairing)
 
+    def put_on_run(self, keys: torch.Tensor, first: int, pairing: Pairing) -> torch.Tensor:
+        """The same for tokens that follow one another.
+
+        All layers ask for the same runs, one layer after the other: their angles are kept, until
+        `forget_runs`.
+
+        Args:
+            keys: [H, T, D], float32.
+            first: Position of the first.
+            pairing: Which coordinates turn together.
+        """
+        if pairing is Pairing.NONE:
+            return keys
+        run = (first, keys.shape[-2], keys.device)
+        found = self._runs.get(run) or self._keep_run(*run)
+        return _turn(keys, *found, pairing)
+
+    def forget_runs(self) -> None:
+        """Free what `put_on_run` keeps."""
+        self._runs.clear()
+
     def take_off(
         self, keys: torch.Tensor, positions: torch.Tensor, pairing: Pairing
     ) -> torch.Tensor:
@@ -89,6 +116,17 @@ class Rotary:
             return keys
         cos, sin = self._angles(positions)
         return _turn(keys, cos / self.scaling, -sin / self.scaling, pairing)
+
+    def _keep_run(
+        self, first: int, count: int, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        cos, sin = self._angles(torch.arange(first, first + count, device=device))
+        found = cos * self.scaling, sin * self.scaling
+        if count <= LONGEST_KEPT:
+            if len(self._runs) == RUNS_KEPT:
+                del self._runs[next(iter(self._runs))]
+            self._runs[first, count, device] = found
+        return found
 
     def _angles(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         # layers may be on several devices, and the model's own tensor is on one

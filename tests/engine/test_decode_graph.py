@@ -30,7 +30,12 @@ SAFE = CompressionConfig(quant=QuantConfig(), num_sink_tokens=4, recent_window=3
 EVICTING = replace(
     SAFE, eviction=EvictionConfig(keep_ratio=0.35, scorer=ScorerName.SNAPKV, min_span=64)
 )
-CONFIGS = {"safe": SAFE, "evicting": EVICTING, "no sinks": replace(SAFE, num_sink_tokens=0)}
+CONFIGS = {
+    "safe": SAFE,
+    "evicting": EVICTING,
+    "no sinks": replace(SAFE, num_sink_tokens=0),
+    "stretched keys": replace(SAFE, quant=QuantConfig(key_stretch=1.1)),
+}
 document = tiny_models.token_ids(200)
 question = tiny_models.token_ids(9, seed=2)
 

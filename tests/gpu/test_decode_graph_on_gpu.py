@@ -41,8 +41,16 @@ def profile_of(head_dim: int) -> ModelProfile:
 def answer(
     model, config: CompressionConfig, trial: RecordingTrial, params: SamplingParams = GREEDY
 ) -> tuple[list[int], list[float], str | None]:
-    """Tokens, how far each was ahead of the next best, and why they were not recorded."""
+    """What `reply` gives about the document."""
     cache = nexusquant.prefill(model, document, config, profile=profile_of(model.config.head_dim))
+    return reply(model, cache, trial, params)
+
+
+def reply(
+    model, cache: CompressedCache, trial: RecordingTrial, params: SamplingParams = GREEDY
+) -> tuple[list[int], list[float], str | None]:
+    """Tokens, how far each was ahead of the next best, and why they were not recorded."""
+    num_before = cache.num_seen_tokens
     logits = forward(model, question.to(model.device), cache)
     cache.finish_prefill()
     sampler, leads = Sampler(params, [1, 2, 3], logits.device), []
@@ -58,7 +66,7 @@ def answer(
     decoder = Decoder(model, cache, sampler, logits, params.max_new_tokens, trial)
     tokens = [decoder.next_id() for _ in range(params.max_new_tokens)]
     decoder.close()
-    assert cache.num_seen_tokens == 900 + 9 + params.max_new_tokens - 1
+    assert cache.num_seen_tokens == num_before + 9 + params.max_new_tokens - 1
     return tokens, [float(lead) for lead in leads], decoder.problem
 
 
@@ -140,6 +148,42 @@ def test_a_second_answer_takes_one_plain_step_and_says_the_same() -> None:
     assert second == first
     assert trial.forwards is forwards
     assert len(fewer_leads) == len(leads) - 1
+
+
+def test_a_second_answer_over_a_cache_takes_no_plain_step() -> None:
+    model, trial = llama().to(GPU, torch.bfloat16), RecordingTrial()
+    cache = nexusquant.prefill(model, document, PRESETS["high"], profile=profile_of(16))
+    mark = cache.mark()
+    first, leads, _ = reply(model, cache, trial)
+    # one plain step was two, and coders that the trial did not meet would make it one
+    assert len(leads) == 1 + decode_graph.WARM_STEPS
+    for _ in range(2):
+        cache.rewind(mark)
+        again, leads, problem = reply(model, cache, trial)
+        assert problem is None
+        assert again == first
+        assert len(leads) == 1
+
+
+def test_what_is_missing_while_a_step_is_recorded_is_built_by_a_plain_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, trial = llama().to(GPU, torch.bfloat16), RecordingTrial()
+    cache = nexusquant.prefill(model, document, PRESETS["high"], profile=profile_of(16))
+    mark = cache.mark()
+    first, _, _ = reply(model, cache, trial)
+    cache.rewind(mark)
+    hook = model.model.norm.register_forward_pre_hook(ask_while_recording)
+    again, leads, problem = reply(model, cache, trial)
+    hook.remove()
+    assert (again, problem, len(leads)) == (first, None, 2)
+
+
+def ask_while_recording(module: torch.nn.Module, arguments: tuple) -> None:
+    """Fails the first time."""
+    if torch.cuda.is_current_stream_capturing() and not hasattr(module, "has_asked"):
+        module.has_asked = True
+        float(arguments[0].sum())
 
 
 def test_vectors_that_cannot_be_coded_are_told_of() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,6 +65,7 @@ def coder_tables(
     return found[1]
 
 
+@functools.lru_cache(maxsize=256)
 def table_bytes(widths: tuple[int, ...], num_kv_heads: int) -> int:
     """What `coder_tables` holds of a layer with a basis for each head, but for a few numbers.
 

@@ -1,0 +1,73 @@
+"""What settings become for a chat, by configs alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from nexusquant.chat_config import (
+    ANSWER_TOKENS,
+    CHAT_WINDOW,
+    COARSE_KEY_BITS,
+    KEY_STRETCH,
+    chat_config,
+)
+from nexusquant.config import (
+    PRESETS,
+    PROMISED_FROM,
+    CompressionConfig,
+    EvictionConfig,
+    QuantConfig,
+    ScorerName,
+)
+
+EVICTING = [name for name, config in PRESETS.items() if config.eviction]
+
+
+def test_what_is_off_stays_as_it_is() -> None:
+    assert chat_config(PRESETS["off"]) is PRESETS["off"]
+
+
+def test_without_eviction_about_a_turn_stays_exact_and_coarse_keys_are_stretched() -> None:
+    safe = replace(PRESETS["safe"], recent_window=CHAT_WINDOW - 1)
+    stretched = replace(safe.quant, key_stretch=KEY_STRETCH)
+    assert chat_config(safe) == replace(safe, quant=stretched, recent_window=CHAT_WINDOW)
+    wider = replace(safe, recent_window=CHAT_WINDOW + 1)
+    assert chat_config(wider).recent_window == CHAT_WINDOW + 1
+
+
+def test_fine_keys_are_not_stretched() -> None:
+    fine = CompressionConfig(quant=QuantConfig(key_bits=COARSE_KEY_BITS, value_bits=2))
+    assert chat_config(fine).quant == fine.quant
+
+
+def test_scorers_that_read_once_do_not_wait() -> None:
+    eviction = EvictionConfig(keep_ratio=0.3, scorer=ScorerName.SNAPKV)
+    once = replace(PRESETS["balanced"], eviction=eviction)
+    assert chat_config(once).eviction == eviction
+
+
+@pytest.mark.parametrize("name", EVICTING)
+def test_a_chat_takes_no_more_than_the_text_that_its_preset_promises_for(name: str) -> None:
+    config, chat = PRESETS[name], chat_config(PRESETS[name])
+    pair_bits = config.quant.key_bits + config.quant.value_bits
+
+    def bits(num_coded: float, num_exact: int) -> float:
+        return num_coded * pair_bits + num_exact * 32
+
+    text = bits(config.eviction.keep_ratio * PROMISED_FROM, config.recent_window)
+    # the window, and that of the moment that the last turn began
+    num_exact = 2 * chat.recent_window
+    waiting = chat.eviction.keeps_up_to + ANSWER_TOKENS
+    assert 0.95 * text < bits(waiting, num_exact) <= text + pair_bits
+    thinned = chat.eviction.keep_ratio * PROMISED_FROM + chat.eviction.min_span + ANSWER_TOKENS
+    assert 0.95 * text < bits(thinned, num_exact) <= text + pair_bits
+    assert chat.eviction.keep_ratio < config.eviction.keep_ratio
+
+
+def test_a_chat_with_next_to_no_room_keeps_a_little_of_everything() -> None:
+    eviction = EvictionConfig(keep_ratio=0.01)
+    chat = chat_config(replace(PRESETS["max"], eviction=eviction)).eviction
+    assert chat.keep_ratio == pytest.approx(0.0025)
+    assert chat.keeps_up_to == 20
