@@ -19,8 +19,8 @@ from nexusquant.config import (
 CHAT_WINDOW = 16
 """Newest tokens that a chat keeps exact, at least: a turn is read from what is left of others."""
 
-CHAT_SPAN = 128
-"""Tokens of past turns that are thinned out together, at most, once not all may stay."""
+SETTLE_SPAN = 128
+"""Tokens of past turns that are thinned out together, once not all may stay."""
 
 ANSWER_TOKENS = 150
 """Those of a usual answer, for which there is to be room: it is in time only for the next turn."""
@@ -30,31 +30,27 @@ KEY_STRETCH, COARSE_KEY_BITS = 1.015, 3
 does not look for; a little sharper, attention finds what it finds in exact keys. What a text says
 by itself is followed a little less exactly for it."""
 
-_BITS_OF_PAIR = 32
-_LEAST_SHARE = 1 / 4
+_EXACT_BITS = 32
 
 
 def chat_config(config: CompressionConfig) -> CompressionConfig:
-    """The same for a chat, which takes no more bytes for it than a text of `PROMISED_FROM` tokens.
+    """The same for a chat, which takes no more bytes for it than a text as long.
 
-    Turns wait in codes until they are about as many as such a text keeps, less what exact tokens
-    and an answer take; then they are thinned out to so much less. Where the scorer reads once,
-    queries are gone by then: nothing waits.
+    Or than one of `PROMISED_FROM` tokens, while it is shorter. Turns wait in codes until they are
+    as many as such a text keeps, less what exact tokens and an answer take; then they are thinned
+    out to so much less. Where the scorer reads once, queries are gone by then: nothing waits.
     """
     if config.is_off:
         return config
-    chat = replace(
-        config,
-        quant=_stretched(config.quant),
-        recent_window=max(config.recent_window, CHAT_WINDOW),
-    )
+    window = max(config.recent_window, CHAT_WINDOW)
+    chat = replace(config, quant=_stretched(config.quant), recent_window=window)
     eviction = config.eviction
     if eviction is None or eviction.scorer is not ScorerName.RECONSTRUCTION:
         return chat
     # what goes back to the last turn's beginning holds the window of that moment too
-    num_exact = 2 * chat.recent_window - config.recent_window
-    in_codes = num_exact * _BITS_OF_PAIR / (config.quant.key_bits + config.quant.value_bits)
-    return replace(chat, eviction=_growing(eviction, round(in_codes)))
+    num_exact = 2 * window - config.recent_window
+    in_codes = round(num_exact * _EXACT_BITS / (config.quant.key_bits + config.quant.value_bits))
+    return replace(chat, eviction=_in_turns(eviction, in_codes + ANSWER_TOKENS))
 
 
 def _stretched(quant: QuantConfig) -> QuantConfig:
@@ -62,10 +58,8 @@ def _stretched(quant: QuantConfig) -> QuantConfig:
     return replace(quant, key_stretch=KEY_STRETCH) if is_coarse else quant
 
 
-def _growing(eviction: EvictionConfig, num_taken: int) -> EvictionConfig:
-    """Of a text that comes in turns, with room for `num_taken` pairs and an answer."""
-    whole = eviction.keep_ratio * PROMISED_FROM
-    most = max(whole - num_taken - ANSWER_TOKENS, whole * _LEAST_SHARE)
-    span = min(eviction.min_span, CHAT_SPAN)
-    keep = max((most - span) / PROMISED_FROM, eviction.keep_ratio * _LEAST_SHARE)
-    return replace(eviction, keep_ratio=round(keep, 4), min_span=span, keeps_up_to=round(most))
+def _in_turns(eviction: EvictionConfig, num_taken: int) -> EvictionConfig:
+    """Of a text that comes in turns, beside which there is to be room for `num_taken` pairs."""
+    span = min(eviction.min_span, SETTLE_SPAN)
+    most = max(0, round(eviction.keep_ratio * PROMISED_FROM) - num_taken)
+    return replace(eviction, keeps_up_to=most, settle_span=span, reserve=num_taken + span)

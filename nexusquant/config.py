@@ -93,6 +93,9 @@ class EvictionConfig:
         observation_window: Newest queries of the span that scorers may look at, in tokens.
         min_span: Spans with fewer tokens to choose from are kept whole: questions are not thinned.
         keeps_up_to: While a cache holds no more tokens, in the mean over heads, all may stay.
+        settle_span: Tokens of past turns that are decided on together, at least; 0: `min_span`.
+        reserve: Tokens, in the mean over heads, that less is kept of a text than `keep_ratio`
+            says, from `PROMISED_FROM` tokens on, and in proportion of a shorter one.
 
     Raises:
         ValueError: A share outside its range.
@@ -105,6 +108,8 @@ class EvictionConfig:
     observation_window: int = 256
     min_span: int = 256
     keeps_up_to: int = 0
+    settle_span: int = 0
+    reserve: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scorer", _scorer(self.scorer))
@@ -113,9 +118,17 @@ class EvictionConfig:
         for name in ("head_floor", "newest_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it is a share in [0, 1].")
-        for name, least in (("observation_window", 1), ("min_span", 1), ("keeps_up_to", 0)):
+        for name in ("observation_window", "min_span", "keeps_up_to", "settle_span", "reserve"):
+            least = 1 if name in ("observation_window", "min_span") else 0
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; use {least} or more.")
+
+    def share_of(self, num_tokens: int) -> float:
+        """Share of a text's pairs to keep: a quarter of `keep_ratio` at least, for any reserve."""
+        if not self.reserve:
+            return self.keep_ratio
+        reserve = self.reserve / max(num_tokens, PROMISED_FROM)
+        return max(round(self.keep_ratio - reserve, 4), self.keep_ratio / 4)
 
 
 def _scorer(name: str) -> ScorerName:

@@ -61,13 +61,21 @@ def test_a_chat_takes_no_more_than_the_text_that_its_preset_promises_for(name: s
     num_exact = 2 * chat.recent_window
     waiting = chat.eviction.keeps_up_to + ANSWER_TOKENS
     assert 0.95 * text < bits(waiting, num_exact) <= text + pair_bits
-    thinned = chat.eviction.keep_ratio * PROMISED_FROM + chat.eviction.min_span + ANSWER_TOKENS
+    kept = chat.eviction.share_of(PROMISED_FROM) * PROMISED_FROM
+    thinned = kept + chat.eviction.settle_span + ANSWER_TOKENS
     assert 0.95 * text < bits(thinned, num_exact) <= text + pair_bits
-    assert chat.eviction.keep_ratio < config.eviction.keep_ratio
+
+
+def test_a_longer_chat_keeps_more_of_what_is_new_and_never_more_than_a_text() -> None:
+    eviction = chat_config(PRESETS["max"]).eviction
+    lengths = [1000, PROMISED_FROM, 2 * PROMISED_FROM, 100 * PROMISED_FROM]
+    shares = [eviction.share_of(length) for length in lengths]
+    assert shares[0] == shares[1] < shares[2] < shares[3] < eviction.keep_ratio
+    assert PRESETS["max"].eviction.share_of(1000) == eviction.keep_ratio
 
 
 def test_a_chat_with_next_to_no_room_keeps_a_little_of_everything() -> None:
     eviction = EvictionConfig(keep_ratio=0.01)
     chat = chat_config(replace(PRESETS["max"], eviction=eviction)).eviction
-    assert chat.keep_ratio == pytest.approx(0.0025)
-    assert chat.keeps_up_to == 20
+    assert chat.share_of(1000) == pytest.approx(0.0025)
+    assert chat.keeps_up_to == 0

@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 
 from nexusquant.chat_config import chat_config
-from nexusquant.config import PRESETS, CompressionConfig
+from nexusquant.config import PRESETS, PROMISED_FROM, CompressionConfig
 from nexusquant.engine import FinishReason, GenerationStats
 from nexusquant.engine.stats import CacheUsage
 from nexusquant.errors import NexusquantError, OutOfMemoryError
@@ -137,7 +137,7 @@ def _in_a_chat(config: CompressionConfig) -> str:
     chat = chat_config(config).eviction
     if not chat.keeps_up_to:
         return ""
-    share = f"{chat.keep_ratio * 100:.0f}\N{NO-BREAK SPACE}%"
+    share = f"{chat.share_of(PROMISED_FROM) * 100:.0f}\N{NO-BREAK SPACE}%"
     return (
         f" A chat keeps every token until it holds {count(chat.keeps_up_to)} of them, "
         f"then {share} of the old ones stay."

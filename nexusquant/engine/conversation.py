@@ -130,7 +130,9 @@ class Conversation:
     def _least_to_settle(self, num_new: int) -> int | None:
         """A long prompt is decided on once it is read; what waits before it never would be."""
         eviction = self.config.eviction
-        return 1 if eviction is not None and num_new >= eviction.min_span else None
+        if eviction is None:
+            return None
+        return 1 if num_new >= eviction.min_span else eviction.settle_span or None
 
     def _note_end(self, event: Finished, token_ids: list[int], text: str) -> None:
         """The cache holds the prompt and the whole answer, but for a last token at most."""

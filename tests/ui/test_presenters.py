@@ -98,7 +98,7 @@ def test_a_preset_text_says_what_is_done_and_what_it_risks():
     assert text == (
         "2-bit keys and 2-bit values on average; 12.5 % of the codes of a long text are kept. "
         "Long texts are read twice to choose them. "
-        "A chat keeps every token until it holds 717 of them. "
+        "A chat keeps every token until it holds 650 of them, then 6 % of the old ones stay. "
         "For summaries only; single facts are often lost."
     )
     once = replace(config, eviction=replace(config.eviction, scorer=ScorerName.SNAPKV))
