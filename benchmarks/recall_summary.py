@@ -15,6 +15,8 @@ from pathlib import Path
 OURS, WHOLE = "reconstruction", "safe"
 SUMMARY = "summary"
 """The task whose answers count token by token."""
+TOGETHER = "all of these"
+"""Every question of several tasks that is answered or not."""
 NUM_RESAMPLES = 2000
 
 Counts = Sequence[tuple[int, ...]]
@@ -26,12 +28,16 @@ def summary(rows: Sequence[dict]) -> list[dict]:
     `ours_more` of another rule is our recall at that preset less its own; `lost_to_eviction` of
     ours is the recall with the same codes and nothing removed, less its own.
     """
+    by_task: dict[str, list[dict]] = {}
+    for row in rows:
+        by_task.setdefault(row["task"], []).append(row)
+    answered = [task for task in by_task if task != SUMMARY]
+    if len(answered) > 1:
+        by_task[TOGETHER] = [row for task in answered for row in by_task[task]]
     return [
-        _line(task, method, [row for row in rows if row["task"] == task])
-        for task in dict.fromkeys(row["task"] for row in rows)
-        for method in dict.fromkeys(
-            name for row in rows if row["task"] == task for name in row["methods"]
-        )
+        _line(task, method, of_task)
+        for task, of_task in by_task.items()
+        for method in dict.fromkeys(name for row in of_task for name in row["methods"])
     ]
 
 

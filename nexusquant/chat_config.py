@@ -34,28 +34,38 @@ _EXACT_BITS = 32
 
 
 def chat_config(config: CompressionConfig) -> CompressionConfig:
-    """The same for a chat, which takes no more bytes for it than a text as long.
+    """The same for a chat, which is to take no more bytes for it than a text as long.
 
     Or than one of `PROMISED_FROM` tokens, while it is shorter. Turns wait in codes until they are
     as many as such a text keeps, less what exact tokens and an answer take; then they are thinned
-    out to so much less. Where the scorer reads once, queries are gone by then: nothing waits.
+    out to so much less. What is longer than a usual answer is too much until the next turn. Where
+    the scorer reads once, queries are gone by then: nothing waits.
     """
     if config.is_off:
         return config
     window = max(config.recent_window, CHAT_WINDOW)
     chat = replace(config, quant=_stretched(config.quant), recent_window=window)
-    eviction = config.eviction
-    if eviction is None or eviction.scorer is not ScorerName.RECONSTRUCTION:
+    if not _goes_in_turns(config.eviction):
         return chat
     # what goes back to the last turn's beginning holds the window of that moment too
     num_exact = 2 * window - config.recent_window
     in_codes = round(num_exact * _EXACT_BITS / (config.quant.key_bits + config.quant.value_bits))
-    return replace(chat, eviction=_in_turns(eviction, in_codes + ANSWER_TOKENS))
+    return replace(chat, eviction=_in_turns(config.eviction, in_codes + ANSWER_TOKENS))
 
 
 def _stretched(quant: QuantConfig) -> QuantConfig:
-    is_coarse = quant.key_bits < COARSE_KEY_BITS
-    return replace(quant, key_stretch=KEY_STRETCH) if is_coarse else quant
+    is_own = quant.key_stretch != 1
+    if is_own or quant.key_bits >= COARSE_KEY_BITS:
+        return quant
+    return replace(quant, key_stretch=KEY_STRETCH)
+
+
+def _goes_in_turns(eviction: EvictionConfig | None) -> bool:
+    """Whether turns are to wait, and nobody said already how long."""
+    if eviction is None or eviction.keep_ratio == 1:
+        return False
+    is_said = eviction.keeps_up_to or eviction.settle_span or eviction.reserve
+    return eviction.scorer is ScorerName.RECONSTRUCTION and not is_said
 
 
 def _in_turns(eviction: EvictionConfig, num_taken: int) -> EvictionConfig:

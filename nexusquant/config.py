@@ -75,7 +75,7 @@ class QuantConfig:
                 )
         if self.value_bits * 4 % 1:
             raise ValueError(f"value_bits is {self.value_bits!r}; use a multiple of 0.25.")
-        if not self.key_stretch > 0:
+        if not 0 < self.key_stretch < math.inf:
             raise ValueError(f"key_stretch is {self.key_stretch!r}; it must be above 0.")
 
 
@@ -123,12 +123,14 @@ class EvictionConfig:
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; use {least} or more.")
 
-    def share_of(self, num_tokens: int) -> float:
-        """Share of a text's pairs to keep: a quarter of `keep_ratio` at least, for any reserve."""
+    def share_of(self, start: int, stop: int) -> float:
+        """Share to keep of these tokens: a quarter of `keep_ratio` at least, for any reserve."""
         if not self.reserve:
             return self.keep_ratio
-        reserve = self.reserve / max(num_tokens, PROMISED_FROM)
-        return max(round(self.keep_ratio - reserve, 4), self.keep_ratio / 4)
+        # the reserve is that of the first tokens; those after them need none of their own
+        num_first = min(stop, PROMISED_FROM) - min(start, PROMISED_FROM)
+        less = self.reserve / PROMISED_FROM * num_first / max(1, stop - start)
+        return max(round(self.keep_ratio - less, 4), self.keep_ratio / 4)
 
 
 def _scorer(name: str) -> ScorerName:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_scorers_that_read_once_do_not_wait() -> None:
 
 
 @pytest.mark.parametrize("name", EVICTING)
-def test_a_chat_takes_no_more_than_the_text_that_its_preset_promises_for(name: str) -> None:
+def test_turns_exact_tokens_and_an_answer_are_as_many_bits_as_a_text_keeps(name: str) -> None:
     config, chat = PRESETS[name], chat_config(PRESETS[name])
     pair_bits = config.quant.key_bits + config.quant.value_bits
 
@@ -61,7 +62,7 @@ def test_a_chat_takes_no_more_than_the_text_that_its_preset_promises_for(name: s
     num_exact = 2 * chat.recent_window
     waiting = chat.eviction.keeps_up_to + ANSWER_TOKENS
     assert 0.95 * text < bits(waiting, num_exact) <= text + pair_bits
-    kept = chat.eviction.share_of(PROMISED_FROM) * PROMISED_FROM
+    kept = chat.eviction.share_of(0, PROMISED_FROM) * PROMISED_FROM
     thinned = kept + chat.eviction.settle_span + ANSWER_TOKENS
     assert 0.95 * text < bits(thinned, num_exact) <= text + pair_bits
 
@@ -69,13 +70,34 @@ def test_a_chat_takes_no_more_than_the_text_that_its_preset_promises_for(name: s
 def test_a_longer_chat_keeps_more_of_what_is_new_and_never_more_than_a_text() -> None:
     eviction = chat_config(PRESETS["max"]).eviction
     lengths = [1000, PROMISED_FROM, 2 * PROMISED_FROM, 100 * PROMISED_FROM]
-    shares = [eviction.share_of(length) for length in lengths]
+    shares = [eviction.share_of(0, length) for length in lengths]
     assert shares[0] == shares[1] < shares[2] < shares[3] < eviction.keep_ratio
-    assert PRESETS["max"].eviction.share_of(1000) == eviction.keep_ratio
+    assert PRESETS["max"].eviction.share_of(0, 1000) == eviction.keep_ratio
+
+
+@pytest.mark.parametrize("num_turns", [1, 7, 400])
+def test_in_turns_as_much_is_kept_as_at_once(num_turns: int) -> None:
+    eviction = chat_config(PRESETS["balanced"]).eviction
+    total = 5 * PROMISED_FROM
+    ends = [total * turn // num_turns for turn in range(num_turns + 1)]
+    spans = list(pairwise(ends))
+    kept = sum(eviction.share_of(start, stop) * (stop - start) for start, stop in spans)
+    # shares have four digits
+    expected = eviction.keep_ratio * total - eviction.reserve
+    assert kept == pytest.approx(expected, abs=total / 10_000)
+
+
+def test_what_the_caller_chose_for_chats_stays() -> None:
+    once = chat_config(PRESETS["max"])
+    assert chat_config(once) == once
+    own = replace(PRESETS["max"], quant=QuantConfig(key_stretch=1.05))
+    assert chat_config(own).quant == own.quant
+    everything = replace(PRESETS["max"], eviction=EvictionConfig(keep_ratio=1.0))
+    assert chat_config(everything).eviction == everything.eviction
 
 
 def test_a_chat_with_next_to_no_room_keeps_a_little_of_everything() -> None:
     eviction = EvictionConfig(keep_ratio=0.01)
     chat = chat_config(replace(PRESETS["max"], eviction=eviction)).eviction
-    assert chat.share_of(1000) == pytest.approx(0.0025)
+    assert chat.share_of(0, 1000) == pytest.approx(0.0025)
     assert chat.keeps_up_to == 0

@@ -127,3 +127,14 @@ def test_differences_are_paired_and_relative_to_what_was_found_uncompressed() ->
     # 2 of 8 more in one text, 1 of 2 in the other: whichever texts are drawn
     assert lines["snapkv max"]["ours_more"] == {"mean": 0.3, "low": 0.25, "high": 0.5}
     assert lines["snapkv max"]["num_questions"] == 16
+
+
+def test_questions_of_several_tasks_are_added_up_and_those_by_tokens_are_not() -> None:
+    name = "reconstruction max"
+    rows = [
+        {**row({name: found}, 8), "task": task}
+        for task, found in (("needles", 6), ("manual", 2), ("summary", 8))
+    ]
+    found = {line["task"]: (line["recall"], line["num_questions"]) for line in summary(rows)}
+    assert found["all of these"] == (0.5, 16)
+    assert "all of these" not in {line["task"] for line in summary(rows[:1] + rows[2:])}

@@ -135,9 +135,11 @@ def describe_config(config: CompressionConfig) -> str:
 
 def _in_a_chat(config: CompressionConfig) -> str:
     chat = chat_config(config).eviction
-    if not chat.keeps_up_to:
+    if not chat.reserve:
         return ""
-    share = f"{chat.share_of(PROMISED_FROM) * 100:.0f}\N{NO-BREAK SPACE}%"
+    share = f"{chat.share_of(0, PROMISED_FROM) * 100:.0f}\N{NO-BREAK SPACE}%"
+    if not chat.keeps_up_to:
+        return f" Of a chat's past turns {share} are kept."
     return (
         f" A chat keeps every token until it holds {count(chat.keeps_up_to)} of them, "
         f"then {share} of the old ones stay."

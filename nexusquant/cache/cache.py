@@ -207,8 +207,6 @@ class CompressedCache(hf_compat.Cache):
             else:
                 sliding.trim_sliding(layer)
         check_coded(tools.values())
-        if self._rotary is not None:
-            self._rotary.forget_runs()
 
     def mark(self) -> CacheMark:
         """Remember this moment, closing the open span first; see `rewind`."""
@@ -256,6 +254,8 @@ class CompressedCache(hf_compat.Cache):
 
     def usage(self) -> CacheUsage:
         """Measure what the cache holds now."""
+        if self._rotary is not None:
+            self._rotary.forget_runs()
         return measure(self.layers, list(self._marks))
 
     def kept_shares(self, token_ranges: Iterable[tuple[int, int]]) -> list[float]:

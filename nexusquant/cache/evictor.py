@@ -140,7 +140,7 @@ class Evictor:
         eviction, start = self._config.eviction, self._text_start
         if eviction is None or start is None:
             return ToCome(num_tokens, 0.0)
-        rule = (eviction.share_of(self.num_decided + num_tokens), eviction.newest_share)
+        rule = (eviction.share_of(start, self.num_decided + num_tokens), eviction.newest_share)
         told = kept_to_come(*rule, start, self.num_decided - start, num_tokens)
         return told._replace(per_kept=ROOM_MARGIN * told.per_kept)
 
@@ -150,7 +150,7 @@ class Evictor:
         eviction = self._config.eviction
         start = waiting.start if self._text_start is None else self._text_start
         keep_ratio, newest_share = block_shares(
-            eviction.share_of(waiting.stop + num_to_come),
+            eviction.share_of(start, waiting.stop + num_to_come),
             eviction.newest_share,
             num_before=waiting.start - start,
             num_waiting=len(waiting),

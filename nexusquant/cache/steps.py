@@ -111,8 +111,8 @@ class CacheSteps:
         """All at once, and once: that takes as long as several steps."""
         if self._has_tools:
             return
-        self._has_tools = True
         found = tools_for([layer.codec for layer in self._layers])
+        self._has_tools = True
         for layer, tools in zip(self._layers, found, strict=True):
             layer.tools = tools
 

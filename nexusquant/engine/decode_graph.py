@@ -44,14 +44,15 @@ class RecordingTrial:
         is_wanted: Whether somebody asked for it.
         is_proved: Whether it was done.
         forwards: What has the model take fewer kernels in a step, once that is found.
-        met: Coders of layers that a step was done with.
+        met: Coders of layers that a step was done with: of whole texts, and of thinned out ones,
+            which other kernels read.
     """
 
     problem: str | None = None
     is_wanted: bool = True
     is_proved: bool = False
     forwards: OneTokenForwards | None = None
-    met: WeakSet = field(default_factory=WeakSet)
+    met: tuple[WeakSet, WeakSet] = field(default_factory=lambda: (WeakSet(), WeakSet()))
 
     def problem_with(self, cache: CompressedCache, device: torch.device) -> str | None:
         """Say why steps over this cache are not recorded, or None if they are to be.
@@ -169,7 +170,8 @@ class DecodeGraph:
     def _num_warm_due(self) -> int:
         if not self._trial.is_proved:
             return WARM_STEPS
-        return 0 if all(layer.codec in self._trial.met for layer in self._cache.layers) else 1
+        met, layers = self._trial.met, self._cache.layers
+        return 0 if all(layer.codec in met[layer.kept.is_whole] for layer in layers) else 1
 
     def _warm_up(self) -> None:
         """Do a step on the stream that records later, whose libraries then have their memory."""
@@ -179,7 +181,8 @@ class DecodeGraph:
             self._step()
         here.wait_stream(aside)
         self._num_warm += 1
-        self._trial.met.update(layer.codec for layer in self._cache.layers)
+        for layer in self._cache.layers:
+            self._trial.met[layer.kept.is_whole].add(layer.codec)
 
     def _record(self) -> None:
         try:

@@ -92,7 +92,7 @@ def test_a_saved_cache_goes_on_stretching(model, profile, tmp_path) -> None:
         load_cache(tmp_path / "a.nxq", model, SAFE)
 
 
-@pytest.mark.parametrize("factor", [0, -1, float("nan")])
+@pytest.mark.parametrize("factor", [0, -1, float("nan"), float("inf")])
 def test_a_factor_that_is_none_is_refused(factor: float) -> None:
     with pytest.raises(ValueError, match="key_stretch"):
         QuantConfig(key_stretch=factor)

@@ -101,6 +101,24 @@ def test_a_chat_keeps_everything_while_it_holds_no_more_than_is_promised(
     assert prompt + answer_of(list(conversation.reply(prompt, GREEDY))) == text
 
 
+def test_a_chats_reserve_and_the_span_of_its_decisions_are_its_own(talkative: LoadedModel) -> None:
+    eviction = replace(FOR_CHAT.eviction, keep_ratio=0.25, settle_span=64, reserve=1024)
+    often = replace(FOR_CHAT, eviction=eviction)
+    assert eviction.share_of(0, 1500) == 0.125
+    conversation, text, num_reread = Conversation(talkative, often), "", []
+    while conversation.num_tokens < 1500:
+        prompt = text + f"<user>And what about number {conversation.num_tokens}?</>\n"
+        events = list(conversation.reply(prompt, GREEDY))
+        text = prompt + answer_of(events)
+        num_reread += [e.num_total for e in events if isinstance(e, RereadProgress)]
+    first, *others = dict.fromkeys(num_reread)
+    assert first > 256
+    assert 64 <= min(others) < EVICTION.min_span
+    # what the first decision was about, past the sinks
+    share = conversation.kept_shares([(16, 16 + first)])[0]
+    assert share == pytest.approx(0.125, abs=0.01)
+
+
 def test_what_waits_is_decided_on_before_a_prompt_that_would_be_too_much(
     talkative: LoadedModel,
 ) -> None:

@@ -155,7 +155,7 @@ def test_a_second_answer_over_a_cache_takes_no_plain_step() -> None:
     cache = nexusquant.prefill(model, document, PRESETS["high"], profile=profile_of(16))
     mark = cache.mark()
     first, leads, _ = reply(model, cache, trial)
-    # one plain step was two, and coders that the trial did not meet would make it one
+    # nothing was known of the model
     assert len(leads) == 1 + decode_graph.WARM_STEPS
     for _ in range(2):
         cache.rewind(mark)
@@ -165,9 +165,7 @@ def test_a_second_answer_over_a_cache_takes_no_plain_step() -> None:
         assert len(leads) == 1
 
 
-def test_what_is_missing_while_a_step_is_recorded_is_built_by_a_plain_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_is_missing_while_a_step_is_recorded_is_built_by_a_plain_one() -> None:
     model, trial = llama().to(GPU, torch.bfloat16), RecordingTrial()
     cache = nexusquant.prefill(model, document, PRESETS["high"], profile=profile_of(16))
     mark = cache.mark()
@@ -222,7 +220,8 @@ def test_memory_grows_by_the_stored_bytes_within_a_page_a_head() -> None:
         cache.finish_prefill()
         sampler = Sampler(GREEDY, [1], GPU)
         torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated(), cache.usage().stored_bytes
+        stored = cache.usage().stored_bytes
+        before = torch.cuda.memory_allocated(), stored
         decoder = Decoder(model, cache, sampler, logits, NUM_NEW, RecordingTrial())
         for _ in range(NUM_NEW):
             decoder.next_id()

@@ -209,3 +209,22 @@ def test_equal_frequencies_from_a_file_become_the_models_own_tensor():
     assert turned.segments[0].frequencies is not own
     turned.observe(20, own)
     assert starts(turned) == [0, 8]
+
+
+@pytest.mark.parametrize("pairing", [*BOTH, Pairing.NONE], ids=str)
+def test_runs_turn_as_their_positions_do_however_often_they_are_asked_for(pairing):
+    turned = rotary(scaling=1.25)
+    for first, count in [(0, 4), (36, 16), (52, 1), (0, 4), (70, 3), (90, 2), (36, 16), (5, 2000)]:
+        keys = random_keys(count)
+        expected = turned.put_on(keys, torch.arange(first, first + count), pairing)
+        assert torch.equal(turned.put_on_run(keys, first, pairing), expected)
+
+
+@both_pairings
+def test_runs_turn_by_new_frequencies_once_these_are_in_force(pairing):
+    turned, keys = rotary(), random_keys()
+    before = turned.put_on_run(keys, 100, pairing)
+    turned.observe(100, frequencies(base=500_000.0))
+    after = turned.put_on_run(keys, 100, pairing)
+    assert not torch.allclose(before, after, atol=0.1)
+    assert torch.equal(after, turned.put_on(keys, torch.arange(100, 140), pairing))
