@@ -69,6 +69,11 @@ class CacheSteps:
         """True when it can move in place; else these buffers must be closed and others made."""
         return self._num_coded + PAGE_SIZE <= self._most_coded
 
+    @property
+    def is_closed(self) -> bool:
+        """True when the cache goes on by itself."""
+        return not self._layers
+
     def tick(self) -> None:
         """A token was written: part of what is recorded."""
         self._clock.tick()

@@ -100,13 +100,20 @@ class DecodeGraph:
             self._trial.forwards = OneTokenForwards(model)
         self._open()
 
-    def turn_page(self) -> None:
-        """Code a page's worth of tokens where that is due before `run`.
+    def make_room(self) -> None:
+        """Code a page's worth of tokens where that is due; call it before every `run`.
 
         Where it fails, some layers have done it and others have not: `rewind` the cache.
+
+        Raises:
+            ValueError: Some tokens cannot be coded.
         """
-        if self._steps.is_full and self._steps.can_turn_page:
+        if not self._steps.is_full:
+            return
+        if self._steps.can_turn_page:
             self._steps.turn_page()
+        else:
+            self.close()
 
     def run(self) -> torch.Tensor:
         """Start a step; the token it will have chosen, in a place that the next step overwrites.
@@ -115,8 +122,7 @@ class DecodeGraph:
             RuntimeError: The step cannot be recorded, for one that asks the device for a number.
             TypeError, ValueError: The model cannot be called so. After any of them `close` it.
         """
-        if self._steps.is_full:
-            self.close()
+        if self._steps.is_closed:
             self._open()
         if not self.token.is_cuda:
             self._step()

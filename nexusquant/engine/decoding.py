@@ -75,7 +75,7 @@ class Decoder:
     def _run_graph(self) -> bool:
         """Start a recorded step; False where that failed, and steps are plain from now on."""
         if self._graph is not None:
-            self._graph.turn_page()
+            self._graph.make_room()
         try:
             if self._graph is None:
                 given = (self._model, self._cache, self._sampler, self._token)

@@ -195,7 +195,7 @@ def test_a_narrow_model_and_large_key_biases_decode_the_same() -> None:
         graph = DecodeGraph(model, caches[1], sampler, ids[:, :1], 90)
         for index in range(90):
             forward(model, ids[:, index : index + 1], caches[0])
-            graph.turn_page()
+            graph.make_room()
             graph.token.copy_(ids[:, index : index + 1])
             graph.run()
         graph.close()
@@ -271,6 +271,30 @@ def test_a_page_that_fails_halfway_is_told_and_undone_by_rewinding(
             answer(model, cache, AnyDevice(), 80)
     cache.rewind(mark)
     assert answer(model, cache, AnyDevice(), 80) == expected
+
+
+def test_numbers_that_cannot_be_coded_are_no_problem_of_the_recording(
+    model, profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nexusquant.cache.steps.MOST_AHEAD", 64)
+    cache = nexusquant.prefill(model, document, SAFE, profile=profile)
+    mark, trial = cache.mark(), AnyDevice()
+    expected = answer(model, cache, trial, 140)
+    cache.rewind(mark)
+    calls = []
+
+    # in the second page, which is coded when the buffers are exchanged
+    def go_wrong_once(module, arguments, output):
+        calls.append(output)
+        return output * torch.nan if len(calls) == 60 else output
+
+    hook = model.model.layers[0].self_attn.k_proj.register_forward_hook(go_wrong_once)
+    with pytest.raises(ValueError, match="NaN"):
+        answer(model, cache, trial, 140)
+    hook.remove()
+    assert trial.problem is None
+    cache.rewind(mark)
+    assert answer(model, cache, trial, 140) == expected
 
 
 def test_usage_counts_the_buffers_while_they_are_there(model, profile) -> None:
