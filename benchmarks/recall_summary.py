@@ -34,6 +34,9 @@ def summary(rows: Sequence[dict]) -> list[dict]:
     answered = [task for task in by_task if task != SUMMARY]
     if len(answered) > 1:
         by_task[TOGETHER] = [row for task in answered for row in by_task[task]]
+        # "these" are those that stand before it
+        if SUMMARY in by_task:
+            by_task[SUMMARY] = by_task.pop(SUMMARY)
     return [
         _line(task, method, of_task)
         for task, of_task in by_task.items()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.recall_summary import OURS, TOGETHER
 from benchmarks.write_readme import (
     README,
     RESULTS,
@@ -113,6 +114,25 @@ def test_the_recall_table_has_every_task_and_the_first_one_with_every_rule() -> 
         f"| summary, 8 questions: {RULES['reconstruction']} | {cell} | {cell} |",
         f"| needles, 8 questions: SnapKV | - | {cell} |",
     ]
+
+
+def test_what_is_said_of_all_questions_and_of_chats_was_measured() -> None:
+    readme = " ".join(README.read_text(encoding="utf-8").split())
+    recall = json.loads((RESULTS / "recall.json").read_text(encoding="utf-8"))
+    rows = json.loads((RESULTS / "recall_chat.json").read_text(encoding="utf-8"))["rows"]
+    assert f"{sum(row['uncompressed'] for row in rows)} facts" in readme
+    for preset in ("safe", "high", "balanced", "max"):
+        known = sum(row["methods"][f"{OURS} {preset}"]["found_of_uncompressed"] for row in rows)
+        assert re.search(rf"{preset.capitalize()} (knew )?{known}\b", readme)
+    for preset in recall["keep_ratios"]:
+        behind = min(
+            line["ours_more"]["mean"]
+            for line in recall["summary"]
+            if (line["task"], line["method"].split(" ")[1]) == (TOGETHER, preset)
+            and "ours_more" in line
+        )
+        told = f"{behind:.2f}".removeprefix("0")
+        assert re.search(rf" {re.escape(told)} less than {preset.capitalize()}", readme)
 
 
 def test_pictures_and_files_that_readme_names_exist() -> None:
