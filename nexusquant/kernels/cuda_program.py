@@ -18,9 +18,7 @@ import torch
 from nexusquant.kernels.program_files import kept
 
 _MOST_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-_PROGRAMMATIC_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
-# the first driver that records an early start in a graph
-_EARLY_STARTS_FROM = (9, 0), 12_040
+_COOPERATIVE = 2  # CU_LAUNCH_ATTRIBUTE_COOPERATIVE
 
 
 class CudaError(RuntimeError):
@@ -145,7 +143,7 @@ class CudaKernel:
         num_threads: int,
         shared_bytes: int,
         *args: torch.Tensor | int | float | None,
-        is_early: bool = False,
+        is_whole: bool = False,
     ) -> None:
         """Start it on torch's stream: tensors as pointers, None as a null, numbers in 32 bits.
 
@@ -154,20 +152,18 @@ class CudaKernel:
             num_threads: Of a block.
             shared_bytes: Of a block.
             args: What the kernel is given.
-            is_early: It may start before the kernel in front of it is done, and waits by itself
-                for what that one writes.
+            is_whole: All its blocks run at once, so that they may wait for each other.
 
         Raises:
-            CudaError: The device has less shared memory, or cannot start it.
+            CudaError: The device has less shared memory, or cannot start it, or not as a whole.
         """
         values = [_argument(arg) for arg in args]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         stream = torch.cuda.current_stream(self._device).cuda_stream
-        attribute = _Attribute(_PROGRAMMATIC_SERIALIZATION)
+        attribute = _Attribute(_COOPERATIVE)
         attribute.value[0] = 1
         size = (ctypes.c_uint * 3)(*grid, 1), (ctypes.c_uint * 3)(num_threads, 1, 1), shared_bytes
-        num_attributes = int(is_early and _starts_early(self._device))
-        config = _LaunchConfig(*size, stream, ctypes.pointer(attribute), num_attributes)
+        config = _LaunchConfig(*size, stream, ctypes.pointer(attribute), int(is_whole))
         # the current device may be another layer's
         with torch.cuda.device(self._device):
             self._allow_shared(shared_bytes)
@@ -241,11 +237,3 @@ def _nvrtc() -> ctypes.CDLL:
 @functools.cache
 def _driver() -> ctypes.CDLL:
     return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-
-
-@functools.cache
-def _starts_early(device: torch.device) -> bool:
-    version = ctypes.c_int()
-    _check(_driver().cuDriverGetVersion(ctypes.byref(version)), "the driver told no version")
-    capability, least_driver = _EARLY_STARTS_FROM
-    return torch.cuda.get_device_capability(device) >= capability and version.value >= least_driver

@@ -29,7 +29,7 @@ class Recorder:
     def constant(self, name: str) -> int:
         return 1000
 
-    def launch(self, grid, num_threads, shared_bytes, *args, is_early=False) -> None:
+    def launch(self, grid, num_threads, shared_bytes, *args, is_whole=False) -> None:
         assert len(grid) == 2 and num_threads % 32 == 0 and shared_bytes > 0
         self.args = args
 
@@ -46,7 +46,6 @@ def recorders(monkeypatch: pytest.MonkeyPatch) -> dict[str, Recorder]:
     def fitting(paths, name, macros, warps, device) -> FittingKernel:
         return FittingKernel(kernel(paths, name, macros, device), warps[0], 1000)
 
-    monkeypatch.setattr(decode, "cuda_kernel", kernel)
     for launcher in (decode, prefill):
         monkeypatch.setattr(launcher, "fitting_kernel", fitting)
     properties = SimpleNamespace(multi_processor_count=132)
@@ -75,7 +74,7 @@ def test_the_decode_kernels_get_what_they_take(case: DecodeCase, recorders) -> N
     exact = [torch.randn(len(case.lengths), 5, case.dim) for _ in range(2)]
     out = decode.attend(query, view, *exact, case.scaling(view), case.softcap)
     assert out.shape == (query.shape[0], view.value_quantizer.dim)
-    assert list(recorders) == ["attend_parts", "join_parts"]
+    assert list(recorders) == ["attend"]
     for recorder in recorders.values():
         check(recorder)
 

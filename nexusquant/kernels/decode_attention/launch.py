@@ -1,15 +1,12 @@
-"""Starts the decode kernels: parts of the text, then all parts and the exact vectors together."""
+"""Starts the decode kernel: blocks make parts of the text, and the first of them join all parts."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
-from nexusquant.kernels.cuda_program import CudaKernel, cuda_kernel
 from nexusquant.kernels.decode_attention.reference import PackedView
 from nexusquant.kernels.tiles.coder_tables import (
     TILES,
@@ -25,11 +22,11 @@ WARPS = (8, 4)
 """Of a block, which share its basis; fewer where one has too little shared memory for them."""
 
 _HERE = Path(__file__).parent
-SOURCES = (*TILES, _HERE / "softmax.cu", _HERE / "parts.cu")
-JOIN_SOURCES = (TILES[0], _HERE / "softmax.cu", _HERE / "join.cu")
-_JOIN_THREADS, _JOIN_WIDTH = 512, 32
-# sixteens of vectors that a warp takes at once
-_NUM_TILES = 2
+SOURCES = (*TILES, *(_HERE / f"{name}.cu" for name in ("softmax", "join", "parts")))
+# sixteens of vectors that a warp takes at once, and columns of the output that a block makes
+_NUM_TILES, _SLICE = 2, 16
+# of float32 numbers, which are read four at a time
+_PADDING = 16
 
 
 def attend(
@@ -53,66 +50,46 @@ def attend(
         scaling: Factor on the products of queries and keys.
         softcap: As in `packed_attention`.
         num_exact: How many of the exact vectors there are, [1], int64, on the device; None: all.
-        num_parts: Blocks for each head; None: as many as fill the GPU.
+        num_parts: Blocks for each head, if the GPU runs so many at once; None: what is quickest.
 
     Returns:
         [H, D_v] in the type of the query.
     """
-    query, macros = query.contiguous(), macros_of(query, packed, softcap)
-    numbers = (float(scaling), float(softcap or 1.0))
-    parts = _attend_parts(query, packed, macros, numbers, num_parts)
-    num_kv_heads, room, _ = exact_keys.shape
+    query = query.contiguous()
+    exact_keys, exact_values = exact_keys.contiguous(), exact_values.contiguous()
+    macros = macros_of(query, packed, exact_keys, exact_values, softcap)
+    fitting = fitting_kernel(SOURCES, "attend", macros, WARPS, query.device)
+    (num_kv_heads, room, _), num_queries = exact_keys.shape, macros["GROUPED"]
+    num_parts = _num_parts(packed, macros["M_TILES"] * 16 * fitting.num_warps, num_parts)
+    num_found = num_kv_heads * num_parts * fitting.kernel.constant("found_numbers")
+    found = query.new_empty(num_found + _PADDING, dtype=torch.float32)
+    tables = coder_tables(packed.key_quantizer, num_kv_heads, packed.rotary, packed.pairing)
     values = value_tables(packed.value_quantizer)
     out = query.new_empty(query.shape[0], packed.value_quantizer.dim)
-    join = _join_kernel(macros, exact_keys, exact_values)
-    join.launch(
-        (num_kv_heads, -(-out.shape[1] // _JOIN_WIDTH)),
-        _JOIN_THREADS,
-        join.constant("join_bytes") + 4 * macros["GROUPED"] * (parts.count + room),
-        *(query, *parts.sums, parts.count, values.rows, values.offset),
-        *(exact_keys.contiguous(), exact_values.contiguous(), room, num_exact, *numbers, out),
-        is_early=True,
-    )
-    return out
-
-
-class _Parts(NamedTuple):
-    """For every head, part and query: maximum, total, sum of weights; then sums of coordinates."""
-
-    sums: tuple[torch.Tensor, ...]
-    count: int
-
-
-def _attend_parts(
-    query: torch.Tensor,
-    packed: PackedView,
-    macros: Mapping[str, int],
-    numbers: tuple[float, float],
-    num_parts: int | None,
-) -> _Parts:
-    fitting = fitting_kernel(SOURCES, "attend_parts", macros, WARPS, query.device)
-    num_kv_heads = packed.page_table.shape[0]
-    num_parts = num_parts or _num_parts(packed, macros["M_TILES"] * 16 * fitting.num_warps)
-    values = value_tables(packed.value_quantizer)
-    num_sums, num_rows = num_kv_heads * num_parts * 8 * macros["N_TILES"], values.rows.shape[0]
-    sums = query.new_empty(num_sums * (3 + num_rows), dtype=torch.float32)
-    parts = sums.split([num_sums, num_sums, num_sums, num_sums * num_rows])
-    tables = coder_tables(packed.key_quantizer, num_kv_heads, packed.rotary, packed.pairing)
     fitting.kernel.launch(
-        *((num_kv_heads, num_parts), 32 * fitting.num_warps, fitting.shared_bytes),
+        *((num_kv_heads, num_parts), 32 * fitting.num_warps),
+        fitting.shared_bytes + 4 * num_queries * (-(-room // num_parts) + num_parts + _PADDING),
         *(query, packed.key_quantizer.bytes_per_vector - 1),
         *(packed.keys.codes, packed.keys.scales, packed.values.codes, packed.values.scales),
         *(packed.page_table, packed.page_table.stride(0), packed.lengths),
         *(packed.positions, packed.positions.stride(0), packed.first_position or 0),
         *(*tables.fragments, tables.mean, tables.columns, tables.speeds),
         *(scales_and_exponents(query.device), float(tables.growth), values.places),
-        *(*numbers, *parts),
+        *(float(scaling), float(softcap or 1.0), values.rows, values.offset),
+        *(exact_keys, exact_values, room, num_exact, found, tables.arrivals, out),
+        is_whole=num_parts > 1,
     )
-    return _Parts(parts, num_parts)
+    return out
 
 
-def macros_of(query: torch.Tensor, packed: PackedView, softcap: float | None) -> dict[str, int]:
-    """What the program of the parts has to know of the tensors, but for WARPS."""
+def macros_of(
+    query: torch.Tensor,
+    packed: PackedView,
+    exact_keys: torch.Tensor,
+    exact_values: torch.Tensor,
+    softcap: float | None,
+) -> dict[str, int]:
+    """What the program has to know of the tensors, but for WARPS."""
     widths = packed.value_quantizer.widths
     num_grouped = query.shape[0] // packed.page_table.shape[0]
     rows = [widths[first : first + ROW] for first in range(0, len(widths), ROW)]
@@ -129,36 +106,21 @@ def macros_of(query: torch.Tensor, packed: PackedView, softcap: float | None) ->
         "HAS_SOFTCAP": softcap is not None,
         "IS_WHOLE": packed.first_position is not None,
         "QUERY_TYPE": TYPES[query.dtype],
+        "EXACT_KEY_TYPE": TYPES[exact_keys.dtype],
+        "EXACT_VALUE_TYPE": TYPES[exact_values.dtype],
     }
     shape = CodeShape.of(widths)._asdict()
     values = {f"VALUE_{name.upper()}": number for name, number in shape.items()}
     return shape_macros(packed.key_quantizer, _NUM_TILES) | values | own
 
 
-_OF_JOIN = ("DIM", "VALUE_DIM", "VALUE_ROWS", "N_TILES", "GROUPED", "HAS_SOFTCAP")
-
-
-def join_macros(
-    macros: Mapping[str, int], exact_keys: torch.Tensor, exact_values: torch.Tensor
-) -> dict[str, int]:
-    """What the program of the joining has to know, of what that of the parts knows."""
-    return {name: macros[name] for name in (*_OF_JOIN, "QUERY_TYPE")} | {
-        "EXACT_KEY_TYPE": TYPES[exact_keys.dtype],
-        "EXACT_VALUE_TYPE": TYPES[exact_values.dtype],
-    }
-
-
-def _join_kernel(
-    macros: Mapping[str, int], exact_keys: torch.Tensor, exact_values: torch.Tensor
-) -> CudaKernel:
-    own = join_macros(macros, exact_keys, exact_values)
-    return cuda_kernel(JOIN_SOURCES, "join_parts", tuple(own.items()), exact_keys.device)
-
-
-def _num_parts(packed: PackedView, tokens_at_once: int) -> int:
+def _num_parts(packed: PackedView, tokens_at_once: int, asked: int | None) -> int:
     num_kv_heads = packed.page_table.shape[0]
-    processors = _num_processors(packed.page_table.device)
-    return max(1, min(-(-packed.positions.shape[1] // tokens_at_once), processors // num_kv_heads))
+    most = _num_processors(packed.page_table.device) // num_kv_heads
+    # a block makes one slice of the output at a time
+    num_slices = -(-packed.value_quantizer.dim // _SLICE)
+    wanted = asked or max(num_slices, -(-packed.positions.shape[1] // tokens_at_once))
+    return max(1, min(wanted, most))
 
 
 @functools.cache

@@ -1,5 +1,5 @@
-// Attention of one token's queries over packed pages, in parts of the text. Comes after `tiles.cu`
-// and `softmax.cu`.
+// Attention of one token's queries over packed pages, in parts of the text. Comes after `tiles.cu`,
+// `softmax.cu` and `join.cu`.
 //
 // `reference.py` says what the parts have to give together. Keys are rebuilt from their digits and
 // the basis (in shared memory, for all warps of a block), turned to the tokens' positions and
@@ -21,13 +21,21 @@ constexpr int AT_COLUMNS = AT_MEAN + (HAS_MEAN ? CHUNKS * N_TILES * 256 : 0);
 constexpr int AT_SPEED = AT_COLUMNS + COLUMN_BYTES;
 constexpr int AT_RATE = AT_SPEED + HALF * 4;
 constexpr int AT_SCALE = AT_RATE + HALF * 4;
-constexpr int AT_STAGE = up(AT_SCALE + 2 * 256 * 4);
+// as they are given, of the block's head
+constexpr int QUERY_BYTES = GROUPED * DIM * (QUERY_TYPE == 0 ? 4 : 2);
+constexpr int AT_GIVEN_QUERY = AT_SCALE + 2 * 256 * 4;
+constexpr int AT_GIVEN_MEAN = AT_GIVEN_QUERY + QUERY_BYTES;
+constexpr int AT_GIVEN_COLUMNS = AT_GIVEN_MEAN + (HAS_MEAN ? DIM * 4 : 0);
+constexpr int AT_STAGE = up(AT_GIVEN_COLUMNS + 2 * HALF * 4);
 constexpr int MAIN_BYTES = AT_STAGE + WARPS * 2 * STAGE;
 // in the end the warps' sums take the place of everything but their states
 constexpr int MERGE_BYTES = AT_BASIS + WARPS * GROUPED * (ROWS + 1) * 4;
-// read by the launcher
-extern "C" __constant__ const int shared_bytes =
-    MAIN_BYTES > MERGE_BYTES ? MAIN_BYTES : MERGE_BYTES;
+constexpr int LAST_BYTES = AT_SHARES * 4;
+__host__ __device__ constexpr int most(int one, int other) { return one > other ? one : other; }
+// logits and then weights of exact vectors, or shares of parts, come after everything
+constexpr int AT_LOGITS = up(most(MAIN_BYTES, most(MERGE_BYTES, LAST_BYTES)));
+// read by the launcher: bytes beside those
+extern "C" __constant__ const int shared_bytes = AT_LOGITS;
 
 __device__ __forceinline__ void multiply_add(
     float (&sums)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
@@ -86,6 +94,13 @@ __device__ __forceinline__ void copy_all(u8* target, const u8* from, int count, 
 #pragma unroll
     for (int i = 0; i < MOST; i += 512)
         if (i + lane * 16 < count) copy_ahead(target + lane * 16 + i, own + i);
+}
+
+// words by a block
+template <int BYTES>
+__device__ __forceinline__ void copy_words(u8* target, const void* from) {
+    for (int i = threadIdx.x * 4; i < BYTES; i += WARPS * 128)
+        copy_word_ahead(target + i, static_cast<const u8*>(from) + i);
 }
 
 // codes and scales of a tile into a stage of shared memory
@@ -172,8 +187,11 @@ __device__ __forceinline__ void add_values(
 
 // queries, and what they are of the mean, as the right-hand sides of products
 __device__ __forceinline__ void prepare_queries(
-    u8* shared, const void* query, const float* mean, const int* columns, const u32* speeds,
-    float growth, float scaling, int thread) {
+    u8* shared, float growth, float scaling, int thread) {
+    const u8* query = shared + AT_GIVEN_QUERY;
+    const float* mean = reinterpret_cast<const float*>(shared + AT_GIVEN_MEAN);
+    const int* columns = reinterpret_cast<const int*>(shared + AT_GIVEN_COLUMNS);
+    const u32* speeds = reinterpret_cast<const u32*>(shared + AT_SPEED);
     for (int i = thread; i < CHUNKS * N_TILES * 32; i += WARPS * 32) {
         int lane = i % 32, n = i / 32 % N_TILES, chunk = i / 32 / N_TILES;
         int lane_query = 8 * n + lane / 4;
@@ -364,11 +382,9 @@ __device__ __forceinline__ void add_tile(
     }
 }
 
-// The warps' softmaxes to one, which is the part's.
-__device__ __forceinline__ void store_part(
-    u8* shared, int head, int part, const Parts& parts, Softmax& softmax) {
-    const int thread = threadIdx.x, warp = thread / 32, g = thread % 32 / 4, t = thread % 4;
-    float* states = reinterpret_cast<float*>(shared);
+// What a warp's softmax comes to, of all its lanes; into the warp's states.
+__device__ __forceinline__ void store_states(float* states, Softmax& softmax) {
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int n = 0; n < N_TILES; n++) {
 #pragma unroll
@@ -386,16 +402,18 @@ __device__ __forceinline__ void store_part(
             }
         }
     }
-    __syncthreads();
-    float* merged = reinterpret_cast<float*>(shared + AT_BASIS);
-    const int stride = ROWS + 1;
+}
+
+// where all warps find it. [WARPS, GROUPED, ROWS + 1]
+__device__ __forceinline__ void store_sums(float* merged, const Softmax& softmax) {
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int n = 0; n < N_TILES; n++) {
 #pragma unroll
         for (int j = 0; j < 2; j++) {
             int lane_query = 8 * n + 2 * t + j;
             if (lane_query >= GROUPED) continue;
-            float* target = merged + (warp * GROUPED + lane_query) * stride + g;
+            float* target = merged + (warp * GROUPED + lane_query) * (ROWS + 1) + g;
 #pragma unroll
             for (int v = 0; v < V_TILES; v++) {
                 target[16 * v] = softmax.sums[v][n][j];
@@ -403,33 +421,64 @@ __device__ __forceinline__ void store_part(
             }
         }
     }
-    __syncthreads();
-    const long long place = static_cast<long long>(head) * parts.count + part;
-    for (int i = thread; i < GROUPED * ROWS; i += WARPS * 32) {
-        int lane_query = i / ROWS, row = i % ROWS;
-        float highest = NOTHING;
+}
+
+// The warps' softmaxes to one, with `count` exact logits of each query: maxima become shares, logits
+// weights. A warp does some queries.
+__device__ __forceinline__ void weigh_warps(
+    float* states, float* logits, int count, float* maxima, float* totals, float* weight_sums) {
+    const int lane = threadIdx.x % 32;
+    for (int q = threadIdx.x / 32; q < GROUPED; q += WARPS) {
+        float* state = states + min(lane, WARPS - 1) * 3 * QUERIES + q;
+        const float maximum = state[0];
+        float highest = maximum;
+        for (int i = lane; i < count; i += 32) highest = fmaxf(highest, logits[q * count + i]);
 #pragma unroll
-        for (int w = 0; w < WARPS; w++)
-            highest = fmaxf(highest, states[w * 3 * QUERIES + lane_query]);
-        float sum = 0.f, all = 0.f, weight = 0.f;
+        for (int step = 16; step; step /= 2)
+            highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, step));
+        const float share = lane < WARPS ? exp2_of(maximum - highest) : 0.f;
+        float total = share * state[QUERIES], weight_sum = share * state[2 * QUERIES];
+        for (int i = lane; i < count; i += 32) {
+            const float weight = exp2_of(logits[q * count + i] - highest);
+            logits[q * count + i] = weight;
+            total += weight;
+        }
 #pragma unroll
-        for (int w = 0; w < WARPS; w++) {
-            const float* state = states + w * 3 * QUERIES + lane_query;
-            float shrink = exp2_of(state[0] - highest);
-            sum += merged[(w * GROUPED + lane_query) * stride + row] * shrink;
-            all += state[QUERIES] * shrink;
-            weight += state[2 * QUERIES] * shrink;
+        for (int step = 16; step; step /= 2) {
+            total += __shfl_xor_sync(~0u, total, step);
+            weight_sum += __shfl_xor_sync(~0u, weight_sum, step);
         }
-        parts.weighted[place * QUERIES * ROWS + i] = sum;
-        if (row == 0) {
-            parts.maxima[place * QUERIES + lane_query] = highest;
-            parts.totals[place * QUERIES + lane_query] = all;
-            parts.weight_sums[place * QUERIES + lane_query] = weight;
-        }
+        if (lane < WARPS) state[0] = share;
+        if (lane == 0) maxima[q] = highest, totals[q] = total, weight_sums[q] = weight_sum;
     }
 }
 
-// What all warps of a block share: the basis, whose copies are under way when it returns;
+// Sums of coordinates over the warps. [GROUPED, ROWS]
+__device__ __forceinline__ void add_warps(const float* states, const float* merged, float* sums) {
+    for (int i = threadIdx.x; i < GROUPED * ROWS; i += WARPS * 32) {
+        const int q = i / ROWS, row = i % ROWS;
+        float sum = 0.f;
+#pragma unroll
+        for (int w = 0; w < WARPS; w++)
+            sum += merged[(w * GROUPED + q) * (ROWS + 1) + row] * states[w * 3 * QUERIES + q];
+        sums[i] = sum;
+    }
+}
+
+// What all warps of a block share. What is computed with comes first, on its way all at once: each
+// step that waits for the one before it would wait for memory anew;
+__device__ __forceinline__ void share_given(
+    u8* shared, const void* query, const float* mean, const int* columns, const u32* speeds,
+    const float* scales, int head) {
+    copy_words<QUERY_BYTES>(
+        shared + AT_GIVEN_QUERY, static_cast<const u8*>(query) + head * QUERY_BYTES);
+    if (HAS_MEAN) copy_words<DIM * 4>(shared + AT_GIVEN_MEAN, mean + head * DIM);
+    copy_words<2 * HALF * 4>(shared + AT_GIVEN_COLUMNS, columns);
+    copy_words<HALF * 4>(shared + AT_SPEED, speeds);
+    copy_words<512 * 4>(shared + AT_SCALE, scales);
+}
+
+// then the basis;
 __device__ __forceinline__ void share_basis(
     u8* shared, const u8* basis, const u8* column_factors, int head) {
     const int thread = threadIdx.x;
@@ -441,44 +490,48 @@ __device__ __forceinline__ void share_basis(
         copy_ahead(shared + AT_COLUMNS + i, own_columns + i);
 }
 
-// and what is computed of the query, the frequencies and the scales.
-__device__ __forceinline__ void share_others(
-    u8* shared, const void* query, const float* sizes, const float* mean, const int* columns,
-    const u32* speeds, const float* scales, float growth, float scaling, int head) {
+// and at last what is computed of what was given.
+__device__ __forceinline__ void share_computed(
+    u8* shared, float size, float growth, float scaling) {
     const int thread = threadIdx.x;
-    u32* own_speeds = reinterpret_cast<u32*>(shared + AT_SPEED);
-    float* own_rates = reinterpret_cast<float*>(shared + AT_RATE);
-    for (int i = thread; i < HALF; i += WARPS * 32) {
-        own_speeds[i] = speeds[i];
-        own_rates[i] = radians(speeds[i]);
-    }
-    float* own_scales = reinterpret_cast<float*>(shared + AT_SCALE);
-    for (int i = thread; i < 512; i += WARPS * 32)
-        own_scales[i] = i < 256 ? scales[i] * sizes[head] : scales[i];
-    constexpr int QUERY_BYTES = QUERY_TYPE == 0 ? 4 : 2;
-    prepare_queries(
-        shared, static_cast<const u8*>(query) + head * GROUPED * DIM * QUERY_BYTES,
-        HAS_MEAN ? mean + head * DIM : nullptr, columns, speeds, growth, scaling * LOG2_E, thread);
+    const u32* speeds = reinterpret_cast<const u32*>(shared + AT_SPEED);
+    for (int i = thread; i < HALF; i += WARPS * 32)
+        reinterpret_cast<float*>(shared + AT_RATE)[i] = radians(speeds[i]);
+    for (int i = thread; i < 256; i += WARPS * 32)
+        reinterpret_cast<float*>(shared + AT_SCALE)[i] *= size;
+    prepare_queries(shared, growth, scaling * LOG2_E, thread);
 }
 
-extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
+extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend(
     const void* query, int key_bytes, const u8* key_codes, const u8* key_scales,
     const u8* value_codes, const u8* value_scales, const int* page_table, int table_width, const long long* lengths,
     const long long* positions, int positions_width, int first_position, const u8* basis,
     const u8* column_factors, const uint4* places, const float* sizes, const float* mean,
     const int* columns, const u32* speeds, const float* scales, float growth,
-    const u32* value_places, float scaling, float softcap, float* maxima, float* totals, float* weight_sums,
-    float* weighted) {
+    const u32* value_places, float scaling, float softcap,
+    const float* rows, const float* offset, const void* exact_keys, const void* exact_values,
+    int exact_room, const long long* num_exact, float* found, u32* counters, void* out) {
     extern __shared__ __align__(16) u8 shared[];
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
     const int g = lane / 4, t = lane % 4;
     const int head = blockIdx.x, part = blockIdx.y, num_parts = gridDim.y;
-    let_the_next_start();
+    const int count = num_exact ? static_cast<int>(*num_exact) : exact_room;
+    const Exact exact = {exact_keys, exact_values, exact_room, count, part, num_parts};
+    const int length = static_cast<int>(lengths[head]);
+    const float size = sizes[head];
+    const Vector first_key = load_key(exact, head, warp);
+    const GivenPlaces key_places = load_places(places, t);
+    u32 own_value_places[VALUE_ROWS];
+#pragma unroll
+    for (int r = 0; r < VALUE_ROWS; r++) own_value_places[r] = value_places[8 * r + g];
+    share_given(shared, query, mean, columns, speeds, scales, head);
+    asm volatile("cp.async.commit_group;");
     share_basis(shared, basis, column_factors, head);
+    expect_last(exact, head, rows);
     const Pages pages = {
         key_codes, key_scales, value_codes, value_scales, key_bytes, page_table + head * table_width,
         positions + static_cast<long long>(head) * positions_width, first_position,
-        static_cast<int>(lengths[head])};
+        length};
     const int num_tiles = (pages.length + TOKENS - 1) / TOKENS;
     const int begin = static_cast<long long>(num_tiles) * part / num_parts;
     const int end = static_cast<long long>(num_tiles) * (part + 1) / num_parts;
@@ -491,10 +544,6 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
         if (IS_WHOLE) return pages.first_position + index;
         return index < pages.length ? static_cast<int>(pages.positions[index]) : 0;
     };
-    const Places own_places = read_places(places, t);
-    u32 own_value_places[VALUE_ROWS];
-#pragma unroll
-    for (int r = 0; r < VALUE_ROWS; r++) own_value_places[r] = value_places[8 * r + g];
     int page_next = 0, position_next = 0;
     if (tile < end) {
         fetch(pages, pages.table[tile / PER_PAGE], tile, stages, lane);
@@ -504,8 +553,13 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
     asm volatile("cp.async.commit_group;");
 
     // while the first codes are on their way
-    share_others(
-        shared, query, sizes, mean, columns, speeds, scales, growth, scaling, head);
+    const Places own_places = read_places(key_places);
+    asm volatile("cp.async.wait_group 1;");
+    __syncthreads();
+    share_computed(shared, size, growth, scaling);
+    float* logits = reinterpret_cast<float*>(shared + AT_LOGITS);
+    compare_exactly(
+        shared + AT_GIVEN_QUERY, exact, head, first_key, scaling, softcap, logits);
     asm volatile("cp.async.wait_group 0;");
     __syncthreads();
 
@@ -547,6 +601,23 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend_parts(
         __syncwarp();
     }
 
-    const Parts parts = {maxima, totals, weight_sums, weighted, num_parts};
-    store_part(shared, head, part, parts, softmax);
+    float* states = reinterpret_cast<float*>(shared);
+    float* merged = reinterpret_cast<float*>(shared + AT_BASIS);
+    store_states(states, softmax);
+    float* of_head = found + static_cast<long long>(head) * num_parts * FOUND;
+    float* own = of_head + part * FOUND;
+    ExactValues values;
+    values.load(exact, head, 0);
+    __syncthreads();
+    store_sums(merged, softmax);
+    weigh_warps(states, logits, exact.own_count(), own, own + GROUPED, own + 2 * GROUPED);
+    __syncthreads();
+    add_warps(states, merged, own + AT_SUMS);
+    add_exact(exact, head, logits, values, own + AT_EXACT_SUMS);
+    if (!all_have_written(counters + head, part, num_parts)) return;
+    float* last = reinterpret_cast<float*>(shared);
+    for (int slice = part; slice < SLICES; slice += num_parts) {
+        __syncthreads();
+        join_slice(of_head, num_parts, slice, rows, offset, last, out, head);
+    }
 }

@@ -1,5 +1,4 @@
-// What the parts of an attention and their joining share. After `types.cu`, in front of `parts.cu`
-// and of `join.cu`.
+// What the parts of an attention and their joining share. After `types.cu`, in front of `join.cu`.
 //
 // Set by the launcher: VALUE_DIM, VALUE_ROWS, N_TILES, GROUPED, HAS_SOFTCAP, and of the
 // query QUERY_TYPE (0 float32, 1 float16, 2 bfloat16).
@@ -44,26 +43,4 @@ __device__ __forceinline__ float capped(float logit, float softcap) {
     if (!HAS_SOFTCAP) return logit;
     float raised = exp2_of(logit * 2.f / softcap);
     return (1.f - 2.f / (1.f + raised)) * softcap * LOG2_E;
-}
-
-// For every head, part and query: maximum, total, sum of weights; then the sums of
-// coordinates.
-struct Parts {
-    float *maxima, *totals, *weight_sums, *weighted;
-    int count;
-};
-
-// Where a card can start a kernel before the one in front of it has ended (from sm_90 on), it does
-// so from here on;
-__device__ __forceinline__ void let_the_next_start() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-
-// and it waits here until all that the one in front of it writes is there.
-__device__ __forceinline__ void wait_for_the_last() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
 }

@@ -70,7 +70,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) rebuild_vectors(
     const u8* own_columns = column_factors + static_cast<long long>(head) * COLUMN_BYTES;
     for (int i = thread * 16; i < COLUMN_BYTES; i += WARPS * 512)
         copy_ahead(shared + AT_COLUMNS + i, own_columns + i);
-    const Places own_places = read_places(places, lane % 4);
+    const Places own_places = read_places(load_places(places, lane % 4));
     float* own_means = reinterpret_cast<float*>(shared + AT_MEAN);
     for (int i = thread; i < 2 * HALF; i += WARPS * 32)
         own_means[i] = HAS_MEAN && columns[i] >= 0 ? mean[head * DIM + columns[i]] : 0.f;

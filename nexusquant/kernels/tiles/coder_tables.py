@@ -35,6 +35,7 @@ class CoderTables(NamedTuple):
             [2 * half], int32.
         speeds: Turns a token of each pair, in 32 bits. [half], int32.
         growth: Factor that the rotation has.
+        arrivals: Of blocks of each head that wait for each other; 0 between kernels. [H], int32.
     """
 
     fragments: KeyFragments
@@ -42,6 +43,7 @@ class CoderTables(NamedTuple):
     columns: torch.Tensor
     speeds: torch.Tensor
     growth: float
+    arrivals: torch.Tensor
 
 
 # a coder's tables live as long as it does; beside them, the frequencies that they are for
@@ -156,7 +158,8 @@ def _made(
     mean = quantizer.mean
     if mean is not None:
         mean = mean.reshape(-1, dim).expand(num_kv_heads, dim).contiguous()
-    return CoderTables(fragments, mean, columns, speeds.contiguous(), scaling)
+    arrivals = torch.zeros(num_kv_heads, dtype=torch.int32, device=device)
+    return CoderTables(fragments, mean, columns, speeds.contiguous(), scaling, arrivals)
 
 
 def _columns(dim: int, num_pairs: int, pairing: Pairing, half: int) -> torch.Tensor:

@@ -60,6 +60,11 @@ __device__ __forceinline__ void copy_ahead(void* shared, const void* global) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(place), "l"(global));
 }
 
+__device__ __forceinline__ void copy_word_ahead(void* shared, const void* global) {
+    u32 place = static_cast<u32>(__cvta_generic_to_shared(shared));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(place), "l"(global));
+}
+
 // 255 in the bytes whose highest bit is set
 __device__ __forceinline__ u32 filled(u32 bytes) {
     u32 all;
@@ -81,11 +86,24 @@ __device__ __forceinline__ u32 kept(u32 x) {
     return x;
 }
 
-__device__ __forceinline__ Places read_places(const uint4* table, int t) {
+// A lane's entries of the table of places, as they are given: loaded early, taken apart when there is
+// time to wait for them.
+struct GivenPlaces {
+    uint4 rows[KEY_ROWS];
+};
+
+__device__ __forceinline__ GivenPlaces load_places(const uint4* table, int t) {
+    GivenPlaces given;
+#pragma unroll
+    for (int r = 0; r < KEY_ROWS; r++) given.rows[r] = table[4 * r + t];
+    return given;
+}
+
+__device__ __forceinline__ Places read_places(const GivenPlaces& given) {
     Places own;
 #pragma unroll
     for (int r = 0; r < KEY_ROWS; r++) {
-        const uint4 place = table[4 * r + t];
+        const uint4 place = given.rows[r];
         const u32 there = place.z >> 16;
 #pragma unroll
         for (int d = 0; d < (KEY_DIGITS >> 4 * r & 15); d++) {
