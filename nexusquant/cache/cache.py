@@ -67,14 +67,13 @@ class CompressedCache(hf_compat.Cache):
         profile: ModelProfile | None = None,
         scaling: RopeScaling | None = None,
     ) -> None:
-        self._rope = ScaledRope(model, scaling)
+        self._rope, self._devices = ScaledRope(model, scaling), layer_devices(model)
         with self._rope.in_force():
-            layers, self._rotary = make_layers(model, config, profile)
+            layers, self._rotary = make_layers(model, config, profile, self._devices)
         hf_compat.select_attention(model, ATTENTION_NAME, nexusquant_attention)
         self.config = config
         self._marks: weakref.WeakSet[CacheMark] = weakref.WeakSet()
         self._fingerprint = storage.fingerprint(model) + self._rope.label
-        self._devices = layer_devices(model)
         self._model = weakref.ref(model)
         self._evictor = Evictor(config, layers)
         super().__init__(layers=layers)

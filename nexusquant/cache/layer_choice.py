@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from nexusquant.cache import hf_compat
@@ -31,7 +34,10 @@ def supported_layers(config: PreTrainedConfig) -> list[hf_compat.CacheLayerMixin
 
 
 def make_layers(
-    model: PreTrainedModel, config: CompressionConfig, profile: ModelProfile | None
+    model: PreTrainedModel,
+    config: CompressionConfig,
+    profile: ModelProfile | None,
+    devices: Sequence[torch.device],
 ) -> tuple[list[hf_compat.CacheLayerMixin], Rotary | None]:
     """Make the cache layers of a model, and the rotation that their keys share.
 
@@ -39,12 +45,13 @@ def make_layers(
         model: The model.
         config: What to compress.
         profile: What is known of the model, or None.
+        devices: Where each layer computes.
 
     Raises:
         UnsupportedModelError: The model cannot work with a compressed cache.
     """
     defaults = supported_layers(model.config)
-    codecs, rotary = make_codecs(model, config.quant, profile)
+    codecs, rotary = make_codecs(model, config.quant, profile, devices)
     layers = [
         layer if isinstance(layer, hf_compat.SlidingLayer) else CompressedLayer(config, codec)
         for layer, codec in zip(defaults, codecs, strict=True)

@@ -44,8 +44,12 @@ class ModelProfile:
     value_costs: tuple[float | None, ...]
 
 
-# coders of keys by their bits: every chat begins with the same, and need not wait for them again
+# coders of keys and widths of values by their bits: every chat begins with the same, and need not
+# wait for them again
 _made_for: WeakKeyDictionary[ModelProfile, dict[float, list[E8Quantizer]]] = WeakKeyDictionary()
+_widths_for: WeakKeyDictionary[ModelProfile, dict[float, list[tuple[int, ...] | None]]] = (
+    WeakKeyDictionary()
+)
 
 
 def compressible_layers(model: PreTrainedModel) -> list[int]:
@@ -63,7 +67,10 @@ def compressible_layers(model: PreTrainedModel) -> list[int]:
 
 
 def make_codecs(
-    model: PreTrainedModel, quant: QuantConfig | None, profile: ModelProfile | None
+    model: PreTrainedModel,
+    quant: QuantConfig | None,
+    profile: ModelProfile | None,
+    devices: Sequence[torch.device] | None = None,
 ) -> tuple[list[LayerCodec | None], Rotary | None]:
     """Make the coders of every layer.
 
@@ -71,6 +78,7 @@ def make_codecs(
         model: The model.
         quant: Bits; None for a cache that keeps everything exact.
         profile: Its profile; None has every layer fit its keys to the text.
+        devices: Where each layer computes; None: it is looked up.
 
     Returns:
         Coders, None where vectors stay exact, and the rotation that they share.
@@ -78,7 +86,7 @@ def make_codecs(
     dims = hf_compat.head_dims(model.config)
     if quant is None:
         return [None] * len(dims), None
-    rotary, devices = rotary_of(model), layer_devices(model)
+    rotary, devices = rotary_of(model), devices or layer_devices(model)
     pairings = profile.pairings if profile else find_pairings(model)
     keys = _key_quantizers(devices, quant, profile) if profile else [None] * len(dims)
     values = _value_quantizers(dims, devices, quant, profile)
@@ -126,13 +134,17 @@ def _value_quantizers(
 
 
 def _value_widths(profile: ModelProfile, bits: float) -> list[tuple[int, ...] | None]:
+    known = _widths_for.setdefault(profile, {})
+    if bits in known:
+        return known[bits]
     coded = [
         torch.full_like(basis.variances, cost / basis.variances.shape[-1])
         for basis, cost in zip(profile.bases, profile.value_costs, strict=True)
         if basis is not None
     ]
     widths = iter(share_even_bits(coded, bits))
-    return [None if basis is None else next(widths) for basis in profile.bases]
+    known[bits] = [None if basis is None else next(widths) for basis in profile.bases]
+    return known[bits]
 
 
 def stored_tensors(codec: LayerCodec | None) -> tuple[torch.Tensor | None, ...]:

@@ -39,12 +39,9 @@ def recorders(monkeypatch: pytest.MonkeyPatch) -> dict[str, Recorder]:
     """Kernels by name, once they were started."""
     made: dict[str, Recorder] = {}
 
-    def kernel(paths, name, macros, device) -> Recorder:
-        made[name] = Recorder(paths, name)
-        return made[name]
-
-    def fitting(paths, name, macros, warps, device) -> FittingKernel:
-        return FittingKernel(kernel(paths, name, macros, device), warps[0], 1000)
+    def fitting(paths, name, macros, warps, device, own_bytes=0) -> FittingKernel:
+        kernel = made[name] = Recorder(paths, name)
+        return FittingKernel(kernel, warps[0], 1000 + own_bytes)
 
     for launcher in (decode, prefill):
         monkeypatch.setattr(launcher, "fitting_kernel", fitting)

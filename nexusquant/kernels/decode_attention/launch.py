@@ -58,17 +58,18 @@ def attend(
     query = query.contiguous()
     exact_keys, exact_values = exact_keys.contiguous(), exact_values.contiguous()
     macros = macros_of(query, packed, exact_keys, exact_values, softcap)
-    fitting = fitting_kernel(SOURCES, "attend", macros, WARPS, query.device)
-    (num_kv_heads, room, _), num_queries = exact_keys.shape, macros["GROUPED"]
-    num_parts = _num_parts(packed, macros["M_TILES"] * 16 * fitting.num_warps, num_parts)
+    num_kv_heads, room, _ = exact_keys.shape
+    num_parts = _num_parts(packed, num_parts)
+    # weights of a block's exact vectors, or shares of all parts
+    own_bytes = 4 * macros["GROUPED"] * max(-(-room // num_parts), num_parts + _PADDING)
+    fitting = fitting_kernel(SOURCES, "attend", macros, WARPS, query.device, own_bytes)
     num_found = num_kv_heads * num_parts * fitting.kernel.constant("found_numbers")
     found = query.new_empty(num_found + _PADDING, dtype=torch.float32)
     tables = coder_tables(packed.key_quantizer, num_kv_heads, packed.rotary, packed.pairing)
     values = value_tables(packed.value_quantizer)
     out = query.new_empty(query.shape[0], packed.value_quantizer.dim)
     fitting.kernel.launch(
-        *((num_kv_heads, num_parts), 32 * fitting.num_warps),
-        fitting.shared_bytes + 4 * num_queries * (-(-room // num_parts) + num_parts + _PADDING),
+        *((num_kv_heads, num_parts), 32 * fitting.num_warps, fitting.shared_bytes),
         *(query, packed.key_quantizer.bytes_per_vector - 1),
         *(packed.keys.codes, packed.keys.scales, packed.values.codes, packed.values.scales),
         *(packed.page_table, packed.page_table.stride(0), packed.lengths),
@@ -114,8 +115,8 @@ def macros_of(
     return shape_macros(packed.key_quantizer, _NUM_TILES) | values | own
 
 
-def _num_parts(packed: PackedView, tokens_at_once: int, asked: int | None) -> int:
-    num_kv_heads = packed.page_table.shape[0]
+def _num_parts(packed: PackedView, asked: int | None) -> int:
+    num_kv_heads, tokens_at_once = packed.page_table.shape[0], 16 * _NUM_TILES * WARPS[0]
     most = _num_processors(packed.page_table.device) // num_kv_heads
     # a block makes one slice of the output at a time
     num_slices = -(-packed.value_quantizer.dim // _SLICE)

@@ -504,20 +504,20 @@ __device__ __forceinline__ void share_computed(
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend(
     const void* query, int key_bytes, const u8* key_codes, const u8* key_scales,
-    const u8* value_codes, const u8* value_scales, const int* page_table, int table_width, const long long* lengths,
-    const long long* positions, int positions_width, int first_position, const u8* basis,
-    const u8* column_factors, const uint4* places, const float* sizes, const float* mean,
-    const int* columns, const u32* speeds, const float* scales, float growth,
-    const u32* value_places, float scaling, float softcap,
-    const float* rows, const float* offset, const void* exact_keys, const void* exact_values,
-    int exact_room, const long long* num_exact, float* found, u32* counters, void* out) {
+    const u8* value_codes, const u8* value_scales, const int* page_table, int table_width,
+    const long long* lengths, const long long* positions, int positions_width, int first_position,
+    const u8* basis, const u8* column_factors, const uint4* places, const float* sizes,
+    const float* mean, const int* columns, const u32* speeds, const float* scales, float growth,
+    const u32* value_places, float scaling, float softcap, const float* rows, const float* offset,
+    const void* exact_keys, const void* exact_values, int exact_room, const long long* num_exact,
+    float* found, u32* counters, void* out) {
     extern __shared__ __align__(16) u8 shared[];
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
     const int g = lane / 4, t = lane % 4;
     const int head = blockIdx.x, part = blockIdx.y, num_parts = gridDim.y;
     const int count = num_exact ? static_cast<int>(*num_exact) : exact_room;
     const Exact exact = {exact_keys, exact_values, exact_room, count, part, num_parts};
-    const int length = static_cast<int>(lengths[head]);
+    const long long length = lengths[head];
     const float size = sizes[head];
     const Vector first_key = load_key(exact, head, warp);
     const GivenPlaces key_places = load_places(places, t);
@@ -531,7 +531,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend(
     const Pages pages = {
         key_codes, key_scales, value_codes, value_scales, key_bytes, page_table + head * table_width,
         positions + static_cast<long long>(head) * positions_width, first_position,
-        length};
+        static_cast<int>(length)};
     const int num_tiles = (pages.length + TOKENS - 1) / TOKENS;
     const int begin = static_cast<long long>(num_tiles) * part / num_parts;
     const int end = static_cast<long long>(num_tiles) * (part + 1) / num_parts;
@@ -558,8 +558,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend(
     __syncthreads();
     share_computed(shared, size, growth, scaling);
     float* logits = reinterpret_cast<float*>(shared + AT_LOGITS);
-    compare_exactly(
-        shared + AT_GIVEN_QUERY, exact, head, first_key, scaling, softcap, logits);
+    compare_exactly(shared + AT_GIVEN_QUERY, exact, head, first_key, scaling, softcap, logits);
     asm volatile("cp.async.wait_group 0;");
     __syncthreads();
 

@@ -115,6 +115,7 @@ def fitting_kernel(
     macros: Mapping[str, int],
     warps: Sequence[int],
     device: torch.device,
+    own_bytes: int = 0,
 ) -> FittingKernel:
     """The kernel with the most warps that fits.
 
@@ -124,6 +125,7 @@ def fitting_kernel(
         macros: Of the program, but for WARPS.
         warps: Of a block, which share its basis, from most to fewest.
         device: Where it will run.
+        own_bytes: Of shared memory, beside what the program says.
 
     Raises:
         CudaError: A block has too little shared memory for any.
@@ -132,7 +134,7 @@ def fitting_kernel(
     for num_warps in warps:
         given = (*macros.items(), ("WARPS", num_warps))
         kernel = cuda_kernel(paths, name, given, device)
-        needed = kernel.constant("shared_bytes")
+        needed = kernel.constant("shared_bytes") + own_bytes
         if needed <= most:
             return FittingKernel(kernel, num_warps, needed)
     raise CudaError(f"{name} needs {needed:,} bytes of shared memory; a block has {most:,}")
