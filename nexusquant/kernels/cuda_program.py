@@ -19,6 +19,7 @@ from nexusquant.kernels.program_files import kept
 
 _MOST_DYNAMIC_SHARED = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
 _COOPERATIVE = 2  # CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+_TAKES_COOPERATIVE = 95  # CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH
 
 
 class CudaError(RuntimeError):
@@ -152,7 +153,8 @@ class CudaKernel:
             num_threads: Of a block.
             shared_bytes: Of a block.
             args: What the kernel is given.
-            is_whole: All its blocks run at once, so that they may wait for each other.
+            is_whole: All its blocks run at once, so that they may wait for each other; see
+                `runs_whole`.
 
         Raises:
             CudaError: The device has less shared memory, or cannot start it, or not as a whole.
@@ -178,6 +180,20 @@ def cuda_kernel(
 ) -> CudaKernel:
     """A kernel, compiled once for its macros; see `CudaKernel`."""
     return CudaKernel(paths, name, dict(macros), device)
+
+
+@functools.cache
+def runs_whole(device: torch.device) -> bool:
+    """Whether a kernel's blocks can be promised to run all at once: not with every Windows driver.
+
+    Args:
+        device: With a number.
+    """
+    handle, answer = ctypes.c_int(), ctypes.c_int()
+    _check(_driver().cuDeviceGet(ctypes.byref(handle), device.index), "there is no such device")
+    asked = _driver().cuDeviceGetAttribute(ctypes.byref(answer), _TAKES_COOPERATIVE, handle)
+    _check(asked, "the driver did not say how it starts kernels")
+    return bool(answer.value)
 
 
 def double(numbers: torch.Tensor) -> torch.Tensor:

@@ -63,6 +63,23 @@ def test_parts_of_any_number_are_joined(num_parts: int) -> None:
     assert apart(actual, expected) < CLOSE
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_blocks_that_wait_and_blocks_that_do_not_give_the_same(
+    waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nexusquant.kernels.decode_attention import launch
+
+    monkeypatch.setattr(launch, "runs_whole", lambda _: waits)
+    case = DecodeCase(lengths=(700, 130, 65), dim=128, rotary_dim=128, groups=4, is_whole=False)
+    view, query, scaling = to_gpu(case.view()), case.query().to(GPU), case.scaling(case.view())
+    exact = [torch.randn(3, 68, 128, device=GPU) for _ in range(2)]
+    expected = reference.packed_attention(query.unsqueeze(1), view, *exact, scaling)[:, 0]
+    # one after the other over the same counters
+    for num_parts in (None, 3, 1, None):
+        actual = launch.attend(query, view, *exact, scaling, num_parts=num_parts)
+        assert apart(actual, expected) < CLOSE
+
+
 def test_exact_vectors_past_their_number_are_not_seen() -> None:
     from nexusquant.kernels.decode_attention.launch import attend
 

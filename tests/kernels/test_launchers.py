@@ -45,6 +45,7 @@ def recorders(monkeypatch: pytest.MonkeyPatch) -> dict[str, Recorder]:
 
     for launcher in (decode, prefill):
         monkeypatch.setattr(launcher, "fitting_kernel", fitting)
+    monkeypatch.setattr(decode, "runs_whole", lambda _: True)
     properties = SimpleNamespace(multi_processor_count=132)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     decode._num_processors.cache_clear()

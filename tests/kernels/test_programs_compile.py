@@ -60,6 +60,7 @@ def test_decode_compiles_within_its_registers_and_shared_memory(number: int) -> 
     capability = CAPABILITIES[number % len(CAPABILITIES)]
     query = case.query().half()
     macros = decode.macros_of(query, case.view(), query, query.float(), case.softcap)
+    macros["WAITS"] = number % 3 > 0
     registers, stack = usage(compiled(decode.SOURCES, macros, decode.WARPS, capability))
     assert registers <= 255 and stack <= FEW_BYTES
 

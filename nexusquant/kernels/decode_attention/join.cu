@@ -2,12 +2,12 @@
 // front of `parts.cu`.
 //
 // Every block has a part of the packed vectors and every so many-th of the exact ones. It writes what
-// it found to memory and says so; the first blocks of a head wait until all of them have, and make
-// 16 columns of the output each. So the blocks of a head have to run all at once, if there are more
-// than one: the launcher asks for that.
+// it found to memory and says so. Where a card promises to run all blocks at once, the first of a
+// head wait until all of them have written, and make 16 columns of the output each; elsewhere the
+// last one to write makes them all, and none waits.
 //
-// Set by the launcher, beside what `softmax.cu` wants: DIM, WARPS, EXACT_KEY_TYPE, EXACT_VALUE_TYPE (as
-// QUERY_TYPE).
+// Set by the launcher, beside what `softmax.cu` wants: DIM, WARPS, EXACT_KEY_TYPE, EXACT_VALUE_TYPE
+// (as QUERY_TYPE), WAITS (all blocks run at once).
 
 constexpr int THREADS = WARPS * 32;
 constexpr int SLICE = 16;
@@ -143,26 +143,50 @@ __device__ __forceinline__ void add_exact(
     }
 }
 
-// The block has written what it found; does it have to go on, then all of its head have. A counter
-// is 0 again when the last of those that went on has passed.
+#if WAITS
+// The block has written what it found. True: it goes on, and all blocks of its head have written. A
+// counter is 0 again when the last of those that go on has passed.
 __device__ __forceinline__ bool all_have_written(u32* counter, int part, int num_parts) {
     const int joining = min(num_parts, SLICES);
     __syncthreads();
     if (threadIdx.x == 0) {
-        asm volatile("fence.acq_rel.gpu;\n\tred.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+        asm volatile(
+            "fence.acq_rel.gpu;\n\tred.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(counter)
+            : "memory");
         u32 count = 0;
         while (part < joining && count < num_parts)
-            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(count) : "l"(counter) : "memory");
+            asm volatile(
+                "ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(count) : "l"(counter) : "memory");
         if (part < joining) {
             u32 before;
             asm volatile(
-                "atom.relaxed.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
+                "atom.relaxed.gpu.global.add.u32 %0, [%1], 1;"
+                : "=r"(before) : "l"(counter) : "memory");
             if (before == num_parts + joining - 1) *counter = 0;
         }
     }
     __syncthreads();
     return part < joining;
 }
+#else
+// The block has written what it found. True: it was the last one of its head. A counter is 0 again
+// after that.
+__device__ __forceinline__ bool all_have_written(u32* counter, int, int num_parts) {
+    __shared__ bool is_last;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        u32 before;
+        asm volatile(
+            "fence.acq_rel.gpu;\n\tatom.relaxed.gpu.global.add.u32 %0, [%1], 1;\n\t"
+            "fence.acq_rel.gpu;"
+            : "=r"(before) : "l"(counter) : "memory");
+        is_last = before == num_parts - 1;
+        if (is_last) *counter = 0;
+    }
+    __syncthreads();
+    return is_last;
+}
+#endif
 
 __host__ __device__ constexpr int whole_batches(int num_parts) {
     return (num_parts + BATCH - 1) / BATCH * BATCH;

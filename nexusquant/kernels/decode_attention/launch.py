@@ -1,4 +1,4 @@
-"""Starts the decode kernel: blocks make parts of the text, and the first of them join all parts."""
+"""Starts the decode kernel: blocks make parts of the text, and some of them join all parts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from nexusquant.kernels.cuda_program import runs_whole
 from nexusquant.kernels.decode_attention.reference import PackedView
 from nexusquant.kernels.tiles.coder_tables import (
     TILES,
@@ -57,7 +58,8 @@ def attend(
     """
     query = query.contiguous()
     exact_keys, exact_values = exact_keys.contiguous(), exact_values.contiguous()
-    macros = macros_of(query, packed, exact_keys, exact_values, softcap)
+    waits = runs_whole(query.device)
+    macros = macros_of(query, packed, exact_keys, exact_values, softcap) | {"WAITS": int(waits)}
     num_kv_heads, room, _ = exact_keys.shape
     num_parts = _num_parts(packed, num_parts)
     # weights of a block's exact vectors, or shares of all parts
@@ -78,7 +80,7 @@ def attend(
         *(scales_and_exponents(query.device), float(tables.growth), values.places),
         *(float(scaling), float(softcap or 1.0), values.rows, values.offset),
         *(exact_keys, exact_values, room, num_exact, found, tables.arrivals, out),
-        is_whole=num_parts > 1,
+        is_whole=waits and num_parts > 1,
     )
     return out
 
@@ -90,7 +92,7 @@ def macros_of(
     exact_values: torch.Tensor,
     softcap: float | None,
 ) -> dict[str, int]:
-    """What the program has to know of the tensors, but for WARPS."""
+    """What the program has to know of the tensors, but for WARPS and WAITS."""
     widths = packed.value_quantizer.widths
     num_grouped = query.shape[0] // packed.page_table.shape[0]
     rows = [widths[first : first + ROW] for first in range(0, len(widths), ROW)]

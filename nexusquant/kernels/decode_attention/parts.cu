@@ -615,7 +615,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend(
     add_exact(exact, head, logits, values, own + AT_EXACT_SUMS);
     if (!all_have_written(counters + head, part, num_parts)) return;
     float* last = reinterpret_cast<float*>(shared);
-    for (int slice = part; slice < SLICES; slice += num_parts) {
+    for (int slice = WAITS ? part : 0; slice < SLICES; slice += WAITS ? num_parts : 1) {
         __syncthreads();
         join_slice(of_head, num_parts, slice, rows, offset, last, out, head);
     }
