@@ -26,10 +26,24 @@ def block_ends(num_tokens: int, span: int, recent_window: int) -> list[int]:
         span: Tokens that may be exact at once.
         recent_window: Of these, tokens that the block before leaves exact.
     """
-    num_blocks = 1
-    if num_tokens > span:
-        num_blocks = -(-num_tokens // max(span - recent_window, PAGE_SIZE))
-    return [-(-num_tokens * number // num_blocks) for number in range(1, num_blocks + 1)]
+    count = _num_blocks(num_tokens, span, recent_window)
+    return [_block_end(num_tokens, number, count) for number in range(1, count + 1)]
+
+
+def last_block(num_tokens: int, span: int, recent_window: int) -> range:
+    """The last of the blocks that `block_ends` tells, without going through all others."""
+    count = _num_blocks(num_tokens, span, recent_window)
+    return range(_block_end(num_tokens, count - 1, count), num_tokens)
+
+
+def _num_blocks(num_tokens: int, span: int, recent_window: int) -> int:
+    if num_tokens <= span:
+        return 1
+    return -(-num_tokens // max(span - recent_window, PAGE_SIZE))
+
+
+def _block_end(num_tokens: int, number: int, count: int) -> int:
+    return -(-num_tokens * number // count)
 
 
 class Blocks:

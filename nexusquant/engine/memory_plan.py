@@ -20,7 +20,7 @@ from transformers import PreTrainedConfig
 from nexusquant.cache import StoredSize, kernel_table_bytes, layer_shapes
 from nexusquant.config import PAGE_SIZE, CompressionConfig
 from nexusquant.engine.activations import ChunkShape, chunk_shape
-from nexusquant.engine.blocks import block_ends
+from nexusquant.engine.blocks import last_block
 from nexusquant.engine.memory import CUDA_CONTEXT_BYTES
 from nexusquant.engine.prefill import CHUNK_SIZE, LARGE_CHUNK_SIZE, ReadingSizes
 from nexusquant.engine.weights import Precision, WeightCount, count_weights
@@ -242,9 +242,9 @@ class MemoryPlan:
         block_tokens, num_coded = num_tokens, 0
         if not self.compression.is_off:
             left = self.compression.recent_window
-            ends = [0, *block_ends(num_tokens, self.block_span(num_tokens), left)]
-            block_tokens = ends[-1] - ends[-2]
-            num_coded = max(0, ends[-2] - left)
+            block = last_block(num_tokens, self.block_span(num_tokens), left)
+            block_tokens = len(block)
+            num_coded = max(0, block.start - left)
         rest = block_tokens % self.chunk_size or self.chunk_size
         return _Moment(num_coded, num_tokens - num_coded, min(rest, block_tokens))
 

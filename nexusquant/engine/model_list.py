@@ -115,10 +115,10 @@ def fit_of(model: ListedModel, *free_bytes: int, on_gpu: bool = True) -> ModelFi
     labels = {Precision.BFLOAT16: FitLabel.FITS, Precision.NF4: FitLabel.FITS_IN_4_BITS}
     if not on_gpu:
         labels = {Precision.FLOAT32: FitLabel.FITS}
-    needed = min(LEAST_USEFUL_TOKENS, model.context_length)
+    needed, config = min(LEAST_USEFUL_TOKENS, model.context_length), model.config()
     for precision, label in labels.items():
         tokens = {
-            name: _tokens_that_fit(model, compression, precision, free_bytes, on_gpu)
+            name: _tokens_that_fit(model, config, compression, precision, free_bytes, on_gpu)
             for name, compression in PRESETS.items()
         }
         if tokens["safe"] >= needed:
@@ -128,12 +128,13 @@ def fit_of(model: ListedModel, *free_bytes: int, on_gpu: bool = True) -> ModelFi
 
 def _tokens_that_fit(
     model: ListedModel,
+    config: PreTrainedConfig,
     compression: CompressionConfig,
     precision: Precision,
     free_bytes: tuple[int, ...],
     on_gpu: bool,
 ) -> int:
-    config, parts = model.config(), _parts_of(model.id)
+    parts = _parts_of(model.id)
     plan = plan_memory(config, compression, precision, on_gpu=on_gpu, weights=parts.total)
     tokens = plan.tokens_that_fit(max(free_bytes))
     if len(free_bytes) > 1 and tokens < model.context_length:

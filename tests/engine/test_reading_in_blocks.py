@@ -19,7 +19,7 @@ from nexusquant.engine import (
     plan_memory,
     read_chunks,
 )
-from nexusquant.engine.blocks import block_ends
+from nexusquant.engine.blocks import block_ends, last_block
 from nexusquant.engine.memory_plan import LEAST_EXACT_SPAN
 from nexusquant.engine.reading_sizes import reading_sizes
 from nexusquant.engine.rereading import reread_chunks
@@ -63,6 +63,7 @@ def test_blocks_are_as_few_and_as_even_as_can_be() -> None:
         assert ends[-1] == num_tokens
         assert max(sizes) - min(sizes) <= 1
         assert max(sizes) + 16 * (len(sizes) > 1) <= 500
+        assert last_block(num_tokens, 500, 16) == range([0, *ends][-2], num_tokens)
 
 
 def test_a_text_that_fits_one_block_is_read_as_ever(tiny: LoadedModel) -> None:
