@@ -90,6 +90,7 @@ CASES = (
     DecodeCase(lengths=(140,), bits=(3.5, (4, 4, 4, 4, 3, 3, 3, 3)), is_whole=False),
     DecodeCase(lengths=(1, 63), dim=80, rotary_dim=40, pairing=Pairing.NEIGHBOURS),
     DecodeCase(lengths=(70, 65), dim=80, bits=(2, 2.5), rotary_dim=80),
+    DecodeCase(lengths=(66, 1), dim=72, rotary_dim=72),
     DecodeCase(lengths=(100,), dim=96, rotary_dim=96, groups=5, is_whole=False),
     DecodeCase(lengths=(129,), dim=128, rotary_dim=128, groups=4),
     DecodeCase(lengths=(90, 90), dim=128, rotary_dim=64, pairing=Pairing.NONE),

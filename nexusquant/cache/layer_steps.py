@@ -27,7 +27,7 @@ class StepClock:
 
     Args:
         slot: Where the next token goes, sinks counted. [1], int64.
-        num_exact: Exact vectors that it attends to, its own among them: one more. [1], int32.
+        num_exact: Exact vectors that it attends to, its own among them: one more. [1], int64.
         position: Its index in the text. [1, 1], int64.
     """
 
@@ -38,8 +38,7 @@ class StepClock:
     @classmethod
     def at(cls, slot: int, position: int, device: torch.device) -> StepClock:
         """Counters that stand at a token; the host knows where that is."""
-        num_exact = torch.tensor([slot + 1], dtype=torch.int32, device=device)
-        slots = torch.tensor([slot], device=device)
+        slots, num_exact = (torch.tensor([number], device=device) for number in (slot, slot + 1))
         return cls(slots, num_exact, torch.tensor([[position]], device=device))
 
     def tick(self) -> None:

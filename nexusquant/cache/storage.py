@@ -44,10 +44,10 @@ def fingerprint(model: PreTrainedModel) -> str:
     for name, weight in named_weights(model):
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}\n".encode())
         flat = weight.flatten()
-        samples.append(flat[:: max(1, flat.numel() // _SAMPLES_PER_TENSOR)])
-    # a GPU is asked once for all that follow one another on it, and does little for each of them
-    for _, alike in groupby(samples, lambda sample: (sample.device, sample.dtype)):
-        digest.update(torch.cat(list(alike)).float().cpu().numpy().tobytes())
+        samples.append(flat[:: max(1, flat.numel() // _SAMPLES_PER_TENSOR)].float())
+    # one transfer from each device: a GPU is asked once for all that follow one another on it
+    for _, of_device in groupby(samples, lambda sample: sample.device):
+        digest.update(torch.cat(list(of_device)).cpu().numpy().tobytes())
     return digest.hexdigest()[:32]
 
 

@@ -144,7 +144,7 @@ class CudaKernel:
         num_threads: int,
         shared_bytes: int,
         *args: torch.Tensor | int | float | None,
-        is_whole: bool = False,
+        is_cooperative: bool = False,
     ) -> None:
         """Start it on torch's stream: tensors as pointers, None as a null, numbers in 32 bits.
 
@@ -153,11 +153,11 @@ class CudaKernel:
             num_threads: Of a block.
             shared_bytes: Of a block.
             args: What the kernel is given.
-            is_whole: All its blocks run at once, so that they may wait for each other; see
-                `runs_whole`.
+            is_cooperative: All its blocks run at once, so that they may wait for each other; see
+                `starts_cooperative`.
 
         Raises:
-            CudaError: The device has less shared memory, or cannot start it, or not as a whole.
+            CudaError: The device has less shared memory, or cannot start it.
         """
         values = [_argument(arg) for arg in args]
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
@@ -165,7 +165,7 @@ class CudaKernel:
         attribute = _Attribute(_COOPERATIVE)
         attribute.value[0] = 1
         size = (ctypes.c_uint * 3)(*grid, 1), (ctypes.c_uint * 3)(num_threads, 1, 1), shared_bytes
-        config = _LaunchConfig(*size, stream, ctypes.pointer(attribute), int(is_whole))
+        config = _LaunchConfig(*size, stream, ctypes.pointer(attribute), int(is_cooperative))
         # the current device may be another layer's
         with torch.cuda.device(self._device):
             self._allow_shared(shared_bytes)
@@ -183,7 +183,7 @@ def cuda_kernel(
 
 
 @functools.cache
-def runs_whole(device: torch.device) -> bool:
+def starts_cooperative(device: torch.device) -> bool:
     """Whether a kernel's blocks can be promised to run all at once: not with every Windows driver.
 
     Args:

@@ -12,6 +12,7 @@ from nexusquant.config import PRESETS
 from nexusquant.engine.prefill import forward
 from nexusquant.kernels import decode_attention, decode_problem
 from nexusquant.kernels.decode_attention import packed_attention, reference
+from nexusquant.kernels.tiles.coder_tables import coder_tables
 from nexusquant.lattice import PackedVectors, Rotary, RotarySegment
 
 pytestmark = [
@@ -69,15 +70,18 @@ def test_blocks_that_wait_and_blocks_that_do_not_give_the_same(
 ) -> None:
     from nexusquant.kernels.decode_attention import launch
 
-    monkeypatch.setattr(launch, "runs_whole", lambda _: waits)
+    monkeypatch.setattr(launch, "starts_cooperative", lambda _: waits)
     case = DecodeCase(lengths=(700, 130, 65), dim=128, rotary_dim=128, groups=4, is_whole=False)
-    view, query, scaling = to_gpu(case.view()), case.query().to(GPU), case.scaling(case.view())
+    view, scaling = to_gpu(case.view()), case.scaling(case.view())
     exact = [torch.randn(3, 68, 128, device=GPU) for _ in range(2)]
-    expected = reference.packed_attention(query.unsqueeze(1), view, *exact, scaling)[:, 0]
-    # one after the other over the same counters
-    for num_parts in (None, 3, 1, None):
+    # one after the other over the same counters, each with an answer of its own
+    for num_parts in (4, 3, 1, None):
+        query = case.query().to(GPU).roll(7 * (num_parts or 2))
+        expected = reference.packed_attention(query.unsqueeze(1), view, *exact, scaling)[:, 0]
         actual = launch.attend(query, view, *exact, scaling, num_parts=num_parts)
         assert apart(actual, expected) < CLOSE
+        tables = coder_tables(view.key_quantizer, 3, view.rotary, view.pairing)
+        assert not tables.arrivals.any()
 
 
 def test_exact_vectors_past_their_number_are_not_seen() -> None:

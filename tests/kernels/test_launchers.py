@@ -15,6 +15,8 @@ from nexusquant.kernels.decode_attention import launch as decode
 from nexusquant.kernels.prefill_attention import launch as prefill
 from nexusquant.kernels.tiles.coder_tables import FittingKernel
 
+NUM_PROCESSORS = 132
+
 
 class Recorder:
     """A kernel that keeps what it is started with."""
@@ -25,13 +27,14 @@ class Recorder:
         assert found, name
         self.parameters = [part.strip() for part in found[1].split(",")]
         self.args: tuple = ()
+        self.grid, self.is_cooperative = (0, 0), False
 
     def constant(self, name: str) -> int:
         return 1000
 
-    def launch(self, grid, num_threads, shared_bytes, *args, is_whole=False) -> None:
+    def launch(self, grid, num_threads, shared_bytes, *args, is_cooperative=False) -> None:
         assert len(grid) == 2 and num_threads % 32 == 0 and shared_bytes > 0
-        self.args = args
+        self.grid, self.args, self.is_cooperative = grid, args, is_cooperative
 
 
 @pytest.fixture
@@ -39,42 +42,69 @@ def recorders(monkeypatch: pytest.MonkeyPatch) -> dict[str, Recorder]:
     """Kernels by name, once they were started."""
     made: dict[str, Recorder] = {}
 
-    def fitting(paths, name, macros, warps, device, own_bytes=0) -> FittingKernel:
+    def fitting(paths, name, macros, warps, device, own_bytes=lambda _: 0) -> FittingKernel:
         kernel = made[name] = Recorder(paths, name)
-        return FittingKernel(kernel, warps[0], 1000 + own_bytes)
+        return FittingKernel(kernel, warps[0], 1000 + own_bytes(warps[0]))
 
     for launcher in (decode, prefill):
         monkeypatch.setattr(launcher, "fitting_kernel", fitting)
-    monkeypatch.setattr(decode, "runs_whole", lambda _: True)
-    properties = SimpleNamespace(multi_processor_count=132)
+    monkeypatch.setattr(decode, "starts_cooperative", lambda _: True)
+    properties = SimpleNamespace(multi_processor_count=NUM_PROCESSORS)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     decode._num_processors.cache_clear()
     yield made
     decode._num_processors.cache_clear()
 
 
+POINTED = {
+    "long long": torch.int64,
+    "int": torch.int32,
+    "u32": torch.int32,
+    "uint4": torch.int32,
+    "float": torch.float32,
+}
+"""Types of tensors by the pointers that they go to; others take bytes of anything."""
+
+
 def check(recorder: Recorder) -> None:
-    """Pointers meet tensors (or null), numbers meet numbers of their kind."""
+    """Pointers meet tensors of their type (or null), numbers meet numbers of their kind."""
     assert len(recorder.args) == len(recorder.parameters)
     for parameter, arg in zip(recorder.parameters, recorder.args, strict=True):
         if "*" in parameter:
             assert arg is None or isinstance(arg, torch.Tensor), parameter
             assert arg is None or arg.stride(-1) == 1, parameter
+            pointed = parameter.split("*")[0].removeprefix("const ").strip()
+            assert arg is None or arg.dtype == POINTED.get(pointed, arg.dtype), parameter
         elif parameter.startswith("float"):
             assert isinstance(arg, float), parameter
         else:
             assert type(arg) is int, parameter
 
 
+@pytest.mark.parametrize("waits", [False, True])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_the_decode_kernels_get_what_they_take(case: DecodeCase, recorders) -> None:
+def test_the_decode_kernel_gets_what_it_takes(
+    case: DecodeCase, waits: bool, recorders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode, "starts_cooperative", lambda _: waits)
     view, query = case.view(), case.query()
     exact = [torch.randn(len(case.lengths), 5, case.dim) for _ in range(2)]
-    out = decode.attend(query, view, *exact, case.scaling(view), case.softcap)
+    count = torch.tensor([5])
+    out = decode.attend(query, view, *exact, case.scaling(view), case.softcap, num_exact=count)
     assert out.shape == (query.shape[0], view.value_quantizer.dim)
     assert list(recorders) == ["attend"]
-    for recorder in recorders.values():
-        check(recorder)
+    recorder = recorders["attend"]
+    check(recorder)
+    # blocks that wait for each other have to fit the device at once, and be started so
+    num_heads, num_parts = recorder.grid
+    assert num_heads == len(case.lengths) and num_heads * num_parts <= NUM_PROCESSORS
+    assert recorder.is_cooperative == (waits and num_parts > 1)
+
+
+def test_what_the_starter_knows_of_the_program_stands_in_it() -> None:
+    source = (decode.SOURCES[-1].parent / "join.cu").read_text("utf-8")
+    for name, number in (("SLICE", decode._SLICE), ("BATCH", decode._BATCH)):
+        assert f"constexpr int {name} = {number};" in source
 
 
 @pytest.mark.parametrize("of_keys", [True, False])

@@ -19,7 +19,7 @@ LARGEST_DIM = 128
 """Values of a vector that kernels read from pages."""
 
 _MOST_EXACT = 1024
-"""More exact vectors than blocks have room for are left to torch."""
+"""More exact vectors are left to torch: there is room for these in most cases, and seldom need."""
 _HALF_TYPES = (torch.float16, torch.bfloat16)
 
 

@@ -3,8 +3,8 @@
 //
 // Every block has a part of the packed vectors and every so many-th of the exact ones. It writes what
 // it found to memory and says so. Where a card promises to run all blocks at once, the first of a
-// head wait until all of them have written, and make 16 columns of the output each; elsewhere the
-// last one to write makes them all, and none waits.
+// head wait until all of them have written, and make slices of 16 columns of the output; elsewhere
+// the last one to write makes them all, which takes longer, and none waits.
 //
 // Set by the launcher, beside what `softmax.cu` wants: DIM, WARPS, EXACT_KEY_TYPE, EXACT_VALUE_TYPE
 // (as QUERY_TYPE), WAITS (all blocks run at once).
@@ -47,7 +47,7 @@ __device__ __forceinline__ void expect(const void* from) {
 }
 
 // What is needed in the end on its way from memory: own exact vectors, and of the rows that sums of
-// coordinates are multiplied by the columns that are the block's to make.
+// coordinates are multiplied by the columns of the block's first slice.
 __device__ __forceinline__ void expect_last(const Exact& exact, int head, const float* rows) {
     constexpr int OF_KEY = DIM * (EXACT_KEY_TYPE == 0 ? 4 : 2);
     constexpr int OF_VALUE = VALUE_DIM * (EXACT_VALUE_TYPE == 0 ? 4 : 2);
@@ -172,7 +172,7 @@ __device__ __forceinline__ bool all_have_written(u32* counter, int part, int num
 // The block has written what it found. True: it was the last one of its head. A counter is 0 again
 // after that.
 __device__ __forceinline__ bool all_have_written(u32* counter, int, int num_parts) {
-    __shared__ bool is_last;
+    bool is_last = false;
     __syncthreads();
     if (threadIdx.x == 0) {
         u32 before;
@@ -183,8 +183,7 @@ __device__ __forceinline__ bool all_have_written(u32* counter, int, int num_part
         is_last = before == num_parts - 1;
         if (is_last) *counter = 0;
     }
-    __syncthreads();
-    return is_last;
+    return __syncthreads_or(is_last);
 }
 #endif
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from nexusquant.kernels.cuda_program import runs_whole
+from nexusquant.kernels.cuda_program import starts_cooperative
 from nexusquant.kernels.decode_attention.reference import PackedView
 from nexusquant.kernels.tiles.coder_tables import (
     TILES,
@@ -24,10 +24,10 @@ WARPS = (8, 4)
 
 _HERE = Path(__file__).parent
 SOURCES = (*TILES, *(_HERE / f"{name}.cu" for name in ("softmax", "join", "parts")))
-# sixteens of vectors that a warp takes at once, and columns of the output that a block makes
-_NUM_TILES, _SLICE = 2, 16
-# of float32 numbers, which are read four at a time
-_PADDING = 16
+# sixteens of vectors that a warp takes at once
+_NUM_TILES = 2
+# of `join.cu`: columns of the output in a slice, which may reach past the last, and parts at once
+_SLICE, _BATCH = 16, 16
 
 
 def attend(
@@ -58,15 +58,22 @@ def attend(
     """
     query = query.contiguous()
     exact_keys, exact_values = exact_keys.contiguous(), exact_values.contiguous()
-    waits = runs_whole(query.device)
+    waits = starts_cooperative(query.device)
     macros = macros_of(query, packed, exact_keys, exact_values, softcap) | {"WAITS": int(waits)}
     num_kv_heads, room, _ = exact_keys.shape
-    num_parts = _num_parts(packed, num_parts)
-    # weights of a block's exact vectors, or shares of all parts
-    own_bytes = 4 * macros["GROUPED"] * max(-(-room // num_parts), num_parts + _PADDING)
+    parts_of = {
+        num_warps: _num_parts(packed, 16 * _NUM_TILES * num_warps, num_parts) for num_warps in WARPS
+    }
+
+    def own_bytes(num_warps: int) -> int:
+        """Weights of a block's exact vectors, or shares of all parts."""
+        count = parts_of[num_warps]
+        return 4 * macros["GROUPED"] * max(-(-room // count), count + _BATCH)
+
     fitting = fitting_kernel(SOURCES, "attend", macros, WARPS, query.device, own_bytes)
+    num_parts = parts_of[fitting.num_warps]
     num_found = num_kv_heads * num_parts * fitting.kernel.constant("found_numbers")
-    found = query.new_empty(num_found + _PADDING, dtype=torch.float32)
+    found = query.new_empty(num_found + _SLICE, dtype=torch.float32)
     tables = coder_tables(packed.key_quantizer, num_kv_heads, packed.rotary, packed.pairing)
     values = value_tables(packed.value_quantizer)
     out = query.new_empty(query.shape[0], packed.value_quantizer.dim)
@@ -80,7 +87,7 @@ def attend(
         *(scales_and_exponents(query.device), float(tables.growth), values.places),
         *(float(scaling), float(softcap or 1.0), values.rows, values.offset),
         *(exact_keys, exact_values, room, num_exact, found, tables.arrivals, out),
-        is_whole=waits and num_parts > 1,
+        is_cooperative=waits and num_parts > 1,
     )
     return out
 
@@ -117,10 +124,10 @@ def macros_of(
     return shape_macros(packed.key_quantizer, _NUM_TILES) | values | own
 
 
-def _num_parts(packed: PackedView, asked: int | None) -> int:
-    num_kv_heads, tokens_at_once = packed.page_table.shape[0], 16 * _NUM_TILES * WARPS[0]
+def _num_parts(packed: PackedView, tokens_at_once: int, asked: int | None) -> int:
+    num_kv_heads = packed.page_table.shape[0]
     most = _num_processors(packed.page_table.device) // num_kv_heads
-    # a block makes one slice of the output at a time
+    # a block makes the slices of the output one after the other
     num_slices = -(-packed.value_quantizer.dim // _SLICE)
     wanted = asked or max(num_slices, -(-packed.positions.shape[1] // tokens_at_once))
     return max(1, min(wanted, most))

@@ -32,9 +32,9 @@ constexpr int MAIN_BYTES = AT_STAGE + WARPS * 2 * STAGE;
 constexpr int MERGE_BYTES = AT_BASIS + WARPS * GROUPED * (ROWS + 1) * 4;
 constexpr int LAST_BYTES = AT_SHARES * 4;
 __host__ __device__ constexpr int most(int one, int other) { return one > other ? one : other; }
-// logits and then weights of exact vectors, or shares of parts, come after everything
+// logits and then weights of exact vectors come after everything; shares of parts begin at AT_SHARES
 constexpr int AT_LOGITS = up(most(MAIN_BYTES, most(MERGE_BYTES, LAST_BYTES)));
-// read by the launcher: bytes beside those
+// read by the launcher, which adds those
 extern "C" __constant__ const int shared_bytes = AT_LOGITS;
 
 __device__ __forceinline__ void multiply_add(

@@ -1,4 +1,4 @@
-// What the parts of an attention and their joining share. After `types.cu`, in front of `join.cu`.
+// What the parts of an attention and their joining share. After `tiles.cu`, in front of `join.cu`.
 //
 // Set by the launcher: VALUE_DIM, VALUE_ROWS, N_TILES, GROUPED, HAS_SOFTCAP, and of the
 // query QUERY_TYPE (0 float32, 1 float16, 2 bfloat16).

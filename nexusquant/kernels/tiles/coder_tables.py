@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +35,8 @@ class CoderTables(NamedTuple):
             [2 * half], int32.
         speeds: Turns a token of each pair, in 32 bits. [half], int32.
         growth: Factor that the rotation has.
-        arrivals: Of blocks of each head that wait for each other; 0 between kernels. [H], int32.
+        arrivals: Of each head's blocks, in a kernel that counts them; 0 between two of them. So a
+            coder's vectors are for one stream at a time. [H], int32.
     """
 
     fragments: KeyFragments
@@ -46,8 +47,19 @@ class CoderTables(NamedTuple):
     arrivals: torch.Tensor
 
 
-# a coder's tables live as long as it does; beside them, the frequencies that they are for
-_TABLES: weakref.WeakKeyDictionary[E8Quantizer, tuple[torch.Tensor | None, CoderTables]] = (
+class _MadeFor(NamedTuple):
+    """What tables are for, beside their coder; frequencies are the same only as one tensor."""
+
+    frequencies: torch.Tensor | None
+    num_kv_heads: int
+    pairing: Pairing
+
+    def is_same(self, other: _MadeFor) -> bool:
+        return self.frequencies is other.frequencies and self[1:] == other[1:]
+
+
+# a coder's tables live as long as it does
+_TABLES: weakref.WeakKeyDictionary[E8Quantizer, tuple[_MadeFor, CoderTables]] = (
     weakref.WeakKeyDictionary()
 )
 
@@ -58,11 +70,12 @@ def coder_tables(
     rotary: Rotary | None = None,
     pairing: Pairing = Pairing.NONE,
 ) -> CoderTables:
-    """Tables of a layer's vectors, made once for a coder and the frequencies of its rotation."""
+    """Tables of a layer's vectors, made once for a coder, its heads and its rotation."""
     frequencies = None if rotary is None else rotary.segments[0].frequencies
+    made_for = _MadeFor(frequencies, num_kv_heads, pairing)
     found = _TABLES.get(quantizer)
-    if found is None or found[0] is not frequencies:
-        found = frequencies, _made(quantizer, num_kv_heads, rotary, pairing)
+    if found is None or not found[0].is_same(made_for):
+        found = made_for, _made(quantizer, num_kv_heads, rotary, pairing)
         _TABLES[quantizer] = found
     return found[1]
 
@@ -115,7 +128,7 @@ def fitting_kernel(
     macros: Mapping[str, int],
     warps: Sequence[int],
     device: torch.device,
-    own_bytes: int = 0,
+    own_bytes: Callable[[int], int] = lambda _: 0,
 ) -> FittingKernel:
     """The kernel with the most warps that fits.
 
@@ -125,7 +138,7 @@ def fitting_kernel(
         macros: Of the program, but for WARPS.
         warps: Of a block, which share its basis, from most to fewest.
         device: Where it will run.
-        own_bytes: Of shared memory, beside what the program says.
+        own_bytes: Of shared memory with so many warps, beside what the program says.
 
     Raises:
         CudaError: A block has too little shared memory for any.
@@ -134,7 +147,7 @@ def fitting_kernel(
     for num_warps in warps:
         given = (*macros.items(), ("WARPS", num_warps))
         kernel = cuda_kernel(paths, name, given, device)
-        needed = kernel.constant("shared_bytes") + own_bytes
+        needed = kernel.constant("shared_bytes") + own_bytes(num_warps)
         if needed <= most:
             return FittingKernel(kernel, num_warps, needed)
     raise CudaError(f"{name} needs {needed:,} bytes of shared memory; a block has {most:,}")

@@ -1,4 +1,4 @@
-// Packed codes to digits in the registers of tensor cores. After `types.cu`, in front of `parts.cu`
+// Packed codes to digits in the registers of tensor cores. After `types.cu`, in front of `softmax.cu`
 // and `rebuild.cu`.
 //
 // A warp takes 16 * M_TILES vectors at a time. The digits of their coordinates are put together right
