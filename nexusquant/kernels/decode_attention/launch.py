@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from nexusquant.kernels.decode_attention.reference import PackedView
 from nexusquant.kernels.tiles.coder_tables import (
     TILES,
     TYPES,
+    FittingKernel,
     coder_tables,
     fitting_kernel,
     shape_macros,
@@ -61,17 +63,7 @@ def attend(
     waits = starts_cooperative(query.device)
     macros = macros_of(query, packed, exact_keys, exact_values, softcap) | {"WAITS": int(waits)}
     num_kv_heads, room, _ = exact_keys.shape
-    parts_of = {
-        num_warps: _num_parts(packed, 16 * _NUM_TILES * num_warps, num_parts) for num_warps in WARPS
-    }
-
-    def own_bytes(num_warps: int) -> int:
-        """Weights of a block's exact vectors, or shares of all parts."""
-        count = parts_of[num_warps]
-        return 4 * macros["GROUPED"] * max(-(-room // count), count + _BATCH)
-
-    fitting = fitting_kernel(SOURCES, "attend", macros, WARPS, query.device, own_bytes)
-    num_parts = parts_of[fitting.num_warps]
+    fitting, num_parts = _fitting(packed, macros, room, num_parts)
     num_found = num_kv_heads * num_parts * fitting.kernel.constant("found_numbers")
     found = query.new_empty(num_found + _SLICE, dtype=torch.float32)
     tables = coder_tables(packed.key_quantizer, num_kv_heads, packed.rotary, packed.pairing)
@@ -90,6 +82,24 @@ def attend(
         is_cooperative=waits and num_parts > 1,
     )
     return out
+
+
+def _fitting(
+    packed: PackedView, macros: Mapping[str, int], room: int, asked: int | None
+) -> tuple[FittingKernel, int]:
+    """The kernel that fits the device, and how many parts it makes of a head."""
+
+    def num_parts(num_warps: int) -> int:
+        return _num_parts(packed, 16 * _NUM_TILES * num_warps, asked)
+
+    def own_bytes(num_warps: int) -> int:
+        """Weights of a block's exact vectors, or shares of all parts."""
+        count = num_parts(num_warps)
+        return 4 * macros["GROUPED"] * max(-(-room // count), count + _BATCH)
+
+    device = packed.page_table.device
+    fitting = fitting_kernel(SOURCES, "attend", macros, WARPS, device, own_bytes)
+    return fitting, num_parts(fitting.num_warps)
 
 
 def macros_of(
