@@ -2,43 +2,60 @@
 // front of `parts.cu`.
 //
 // Every block has a part of the packed vectors and every so many-th of the exact ones. It writes what
-// it found to memory and says so. Where a card promises to run all blocks at once, the first of a
-// head wait until all of them have written, and make slices of 16 columns of the output; elsewhere
-// the last one to write makes them all, which takes longer, and none waits.
+// it found to memory and says so. Where a card promises to run all blocks at once, those of a head
+// wait for each other, and each makes its share of the output: 16 columns of half of the queries.
+// Elsewhere the last one to write makes all of it, which takes longer, and none waits.
 //
 // Set by the launcher, beside what `softmax.cu` wants: DIM, WARPS, EXACT_KEY_TYPE, EXACT_VALUE_TYPE
 // (as QUERY_TYPE), WAITS (all blocks run at once).
 
+// Most of what stands here is run once by each warp, from a cold instruction cache: it counts how long
+// it is, so only what has to be on its way at once is unrolled.
+
 constexpr int THREADS = WARPS * 32;
 constexpr int SLICE = 16;
 constexpr int SLICES = (VALUE_DIM + SLICE - 1) / SLICE;
+// The output of a head in shares: columns and queries of each. Parts are added up once for a share.
+constexpr int COLUMNS = WAITS ? SLICE : SLICES * SLICE;
+constexpr int QUERY_SETS = WAITS && GROUPED > 1 ? 2 : 1;
+constexpr int SHARED_QUERIES = (GROUPED + QUERY_SETS - 1) / QUERY_SETS;
+constexpr int SHARES = WAITS ? SLICES * QUERY_SETS : 1;
 // lanes to a column of the output, and rows to each of them
 constexpr int LANES = 8;
 constexpr int EACH_ROWS = ROWS / LANES;
-// parts that a thread fetches at once
-constexpr int BATCH = 16;
+// parts that a thread fetches at once, of which two have the same sums
+constexpr int BATCH = 8;
 
-// What a block found, in numbers: of each query maximum, total and sum of weights; sums of
-// coordinates; sums of exact values.
-constexpr int AT_SUMS = (3 * GROUPED + 3) / 4 * 4;
-constexpr int AT_EXACT_SUMS = AT_SUMS + GROUPED * ROWS;
+// What a warp, and then a block, found of each query: sums of coordinates, and after them total, sum
+// of weights, maximum, and maximum of the block's exact vectors, to which their sums are held.
+constexpr int SUMS = ROWS + 4;
+// of a block, in numbers
+constexpr int AT_EXACT_SUMS = GROUPED * SUMS;
 constexpr int FOUND = AT_EXACT_SUMS + GROUPED * VALUE_DIM;
 // read by the launcher
 extern "C" __constant__ const int found_numbers = FOUND;
+// in the end, in shared memory: sums of all blocks, of which exact values have some columns
+constexpr int JOINED = SHARED_QUERIES * (SUMS + COLUMNS);
 
-// in the end, in shared memory: sums of coordinates and of exact values, totals and sums of weights;
-// shares of the parts come after them, of whole batches
-constexpr int SUMS = GROUPED * (ROWS + SLICE);
-constexpr int AT_TOTALS = SUMS;
-constexpr int AT_SHARES = AT_TOTALS + 2 * GROUPED;
+// `work` on each of COUNT things, by a block
+template <int COUNT, class Work>
+__device__ __forceinline__ void each(Work work) {
+#pragma unroll
+    for (int first = 0; first < COUNT; first += THREADS) {
+        const int i = first + static_cast<int>(threadIdx.x);
+        if (first + THREADS <= COUNT || i < COUNT) work(i);
+    }
+}
 
-// [H_kv, room, D]; the first `count` are there, of which a block has its own
+// [H_kv, room, D]; the first `count` are there, of which a block has every so many-th
 struct Exact {
     const void *keys, *values;
     int room, count, part, num_parts;
-    __device__ int own_count() const { return (count - part + num_parts - 1) / num_parts; }
+    __device__ int index(int own) const { return part + num_parts * own; }
+    __device__ bool has(int own) const { return index(own) < count; }
+    __device__ bool has_room(int own) const { return index(own) < room; }
     __device__ long long place(int head, int own) const {
-        return static_cast<long long>(head) * room + part + num_parts * own;
+        return static_cast<long long>(head) * room + index(own);
     }
 };
 
@@ -54,40 +71,43 @@ __device__ __forceinline__ void expect_last(const Exact& exact, int head, const 
     const int lane = threadIdx.x % 32, at = lane % 16 * 128;
     const int num_bytes = lane < 16 ? OF_KEY : OF_VALUE;
     const u8* from = static_cast<const u8*>(lane < 16 ? exact.keys : exact.values) + at;
-    const int own_room = (exact.room - exact.part + exact.num_parts - 1) / exact.num_parts;
-    for (int own = threadIdx.x / 32; own < own_room; own += WARPS)
+#pragma unroll 1
+    for (int own = threadIdx.x / 32; exact.has_room(own); own += WARPS)
         if (at < num_bytes) expect(from + exact.place(head, own) * num_bytes);
-    if (exact.part >= SLICES) return;
-    for (int row = threadIdx.x; row < ROWS; row += THREADS)
-        expect(rows + row * VALUE_DIM + exact.part * SLICE);
+    if (exact.part < SHARES) {
+        const float* own_rows = rows + exact.part % SLICES * SLICE;
+        each<ROWS>([&](int row) { expect(own_rows + row * VALUE_DIM); });
+    }
 }
 
-// a vector, in a warp
+// a vector as it is stored, in a warp
 constexpr int PER_LANE = (DIM + 31) / 32;
 struct Vector {
-    float numbers[PER_LANE];
+    u32 numbers[PER_LANE];
 };
 
 __device__ __forceinline__ Vector load_key(const Exact& exact, int head, int own) {
     const int lane = threadIdx.x % 32;
+    const long long first = exact.place(head, own) * DIM;
     Vector key;
 #pragma unroll
     for (int i = 0; i < PER_LANE; i++) {
         const int column = lane + 32 * i;
-        const bool is_there = column < DIM && exact.part + exact.num_parts * own < exact.room;
-        key.numbers[i] =
-            is_there ? number<EXACT_KEY_TYPE>(exact.keys, exact.place(head, own) * DIM + column) : 0.f;
+        key.numbers[i] = 0;
+        if (column < DIM && exact.has_room(own))
+            key.numbers[i] = stored<EXACT_KEY_TYPE>(exact.keys, first + column);
     }
     return key;
 }
 
 // Binary logits of the block's own exact vectors, the first key of each warp loaded before.
-// [GROUPED, own_count]
+// [own, GROUPED]
 __device__ __forceinline__ void compare_exactly(
     const void* query, const Exact& exact, int head, Vector key, float scaling, float softcap,
     float* logits) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, count = exact.own_count();
-    for (int own = warp; own < count; own += WARPS) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+#pragma unroll 1
+    for (int own = warp; exact.has(own); own += WARPS) {
         if (own != warp) key = load_key(exact, head, own);
 #pragma unroll 4
         for (int q = 0; q < GROUPED; q++) {
@@ -95,187 +115,200 @@ __device__ __forceinline__ void compare_exactly(
 #pragma unroll
             for (int i = 0; i < PER_LANE; i++) {
                 const int column = lane + 32 * i;
-                if (column < DIM) sum += number<QUERY_TYPE>(query, q * DIM + column) * key.numbers[i];
+                if (column < DIM)
+                    sum += number<QUERY_TYPE>(query, q * DIM + column) *
+                           number_of<EXACT_KEY_TYPE>(key.numbers[i]);
             }
 #pragma unroll
             for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-            if (lane == 0) logits[q * count + own] = capped(sum * scaling * LOG2_E, softcap);
+            if (lane == 0) logits[own * GROUPED + q] = capped(sum * scaling * LOG2_E, softcap);
         }
     }
 }
 
-// a thread's column of some of the block's own exact values
+// a thread's column of some of the block's own exact values, as they are stored
 struct ExactValues {
     static constexpr int COUNT = 8;
-    float numbers[COUNT];
+    u32 numbers[COUNT];
     __device__ __forceinline__ void load(const Exact& exact, int head, int first) {
-        const int last = exact.own_count() - 1, column = threadIdx.x % VALUE_DIM;
-        if (last < 0) return;
+        long long at = exact.place(head, first) * VALUE_DIM + threadIdx.x % VALUE_DIM;
 #pragma unroll
-        for (int j = 0; j < COUNT; j++)
-            numbers[j] = number<EXACT_VALUE_TYPE>(
-                exact.values, exact.place(head, min(first + j, last)) * VALUE_DIM + column);
+        for (int j = 0; j < COUNT; j++, at += exact.num_parts * VALUE_DIM) {
+            numbers[j] = 0;
+            if (exact.has(first + j)) numbers[j] = stored<EXACT_VALUE_TYPE>(exact.values, at);
+        }
     }
 };
 
 // Weighted sums of the block's own exact values, the first of them loaded before. [GROUPED, VALUE_DIM]
+// `states`: of each query the maximum, and the total. [2, GROUPED]
 __device__ __forceinline__ void add_exact(
-    const Exact& exact, int head, const float* weights, ExactValues values, float* sums) {
-    constexpr int AT_ONCE = THREADS / VALUE_DIM;
+    const Exact& exact, int head, const float* logits, ExactValues values, float* states, float* sums) {
+    constexpr int COUNT = ExactValues::COUNT, AT_ONCE = THREADS / VALUE_DIM;
     static_assert(AT_ONCE > 0);
-    const int count = exact.own_count(), column = threadIdx.x % VALUE_DIM;
-    const int first_query = threadIdx.x / VALUE_DIM;
-    float found[(GROUPED + AT_ONCE - 1) / AT_ONCE] = {};
-    for (int first = 0; first < count; first += ExactValues::COUNT) {
+    constexpr int PASSES = (GROUPED + AT_ONCE - 1) / AT_ONCE;
+    const int column = threadIdx.x % VALUE_DIM, first_query = threadIdx.x / VALUE_DIM;
+    float found[PASSES] = {}, total[PASSES] = {}, highest[PASSES];
+#pragma unroll
+    for (int i = 0; i < PASSES; i++) highest[i] = NOTHING;
+#pragma unroll 1
+    for (int first = 0; exact.has(first); first += COUNT) {
         if (first) values.load(exact, head, first);
 #pragma unroll
-        for (int i = 0; i * AT_ONCE < GROUPED; i++) {
-            const float* own = weights + min(first_query + i * AT_ONCE, GROUPED - 1) * count + first;
+        for (int i = 0; i < PASSES; i++) {
+            const int q = min(first_query + i * AT_ONCE, GROUPED - 1);
+            float own[COUNT], higher = highest[i];
 #pragma unroll
-            for (int j = 0; j < ExactValues::COUNT; j++)
-                if (first + j < count) found[i] += own[j] * values.numbers[j];
+            for (int j = 0; j < COUNT; j++) {
+                own[j] = exact.has(first + j) ? logits[(first + j) * GROUPED + q] : 2.f * NOTHING;
+                higher = fmaxf(higher, own[j]);
+            }
+            const float shrink = exp2_of(highest[i] - higher);
+            found[i] *= shrink, total[i] *= shrink, highest[i] = higher;
+#pragma unroll
+            for (int j = 0; j < COUNT; j++) {
+                const float weight = exp2_of(own[j] - higher);
+                total[i] += weight;
+                found[i] += weight * number_of<EXACT_VALUE_TYPE>(values.numbers[j]);
+            }
         }
     }
 #pragma unroll
-    for (int i = 0; i * AT_ONCE < GROUPED; i++) {
+    for (int i = 0; i < PASSES; i++) {
         const int q = first_query + i * AT_ONCE;
-        if (first_query < AT_ONCE && q < GROUPED) sums[q * VALUE_DIM + column] = found[i];
+        if (first_query >= AT_ONCE || q >= GROUPED) continue;
+        sums[q * VALUE_DIM + column] = found[i];
+        if (column == 0) states[q] = highest[i], states[GROUPED + q] = total[i];
     }
 }
 
-#if WAITS
-// The block has written what it found. True: it goes on, and all blocks of its head have written. A
-// counter is 0 again when the last of those that go on has passed.
+// Every launch moves a head's counter by as much, whatever its number of blocks: one for each block,
+// and what is missing by the first.
+constexpr u32 OF_LAUNCH = 1u << 16;
+
+// The block has written what it found. True: it goes on, and all blocks of its head have written.
 __device__ __forceinline__ bool all_have_written(u32* counter, int part, int num_parts) {
-    const int joining = min(num_parts, SLICES);
+    bool goes_on = part < SHARES;
     __syncthreads();
     if (threadIdx.x == 0) {
+        const u32 own = part == 0 ? OF_LAUNCH - (num_parts - 1) : 1;
+        u32 count;
         asm volatile(
-            "fence.acq_rel.gpu;\n\tred.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(counter)
-            : "memory");
-        u32 count = 0;
-        while (part < joining && count < num_parts)
+            "fence.acq_rel.gpu;\n\tatom.acquire.gpu.global.add.u32 %0, [%1], %2;"
+            : "=r"(count) : "l"(counter), "r"(own) : "memory");
+        const u32 all = count / OF_LAUNCH * OF_LAUNCH + OF_LAUNCH;
+        count += own;
+        if (!WAITS) goes_on = count == all;
+        while (WAITS && goes_on && static_cast<int>(count - all) < 0)
             asm volatile(
                 "ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(count) : "l"(counter) : "memory");
-        if (part < joining) {
-            u32 before;
-            asm volatile(
-                "atom.relaxed.gpu.global.add.u32 %0, [%1], 1;"
-                : "=r"(before) : "l"(counter) : "memory");
-            if (before == num_parts + joining - 1) *counter = 0;
-        }
     }
-    __syncthreads();
-    return part < joining;
-}
-#else
-// The block has written what it found. True: it was the last one of its head. A counter is 0 again
-// after that.
-__device__ __forceinline__ bool all_have_written(u32* counter, int, int num_parts) {
-    bool is_last = false;
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        u32 before;
-        asm volatile(
-            "fence.acq_rel.gpu;\n\tatom.relaxed.gpu.global.add.u32 %0, [%1], 1;\n\t"
-            "fence.acq_rel.gpu;"
-            : "=r"(before) : "l"(counter) : "memory");
-        is_last = before == num_parts - 1;
-        if (is_last) *counter = 0;
-    }
-    return __syncthreads_or(is_last);
-}
-#endif
-
-__host__ __device__ constexpr int whole_batches(int num_parts) {
-    return (num_parts + BATCH - 1) / BATCH * BATCH;
+    return __syncthreads_or(threadIdx.x == 0 && goes_on);
 }
 
-// what each part counts among all, and totals: a warp does some queries
-__device__ __forceinline__ void weigh_parts(const float* found, int num_parts, float* last) {
-    const int lane = threadIdx.x % 32, room = whole_batches(num_parts);
-    for (int q = threadIdx.x / 32; q < GROUPED; q += WARPS) {
-        // of the first 32 parts, all is fetched before any of it is waited for
-        const float* own = found + min(lane, num_parts - 1) * FOUND + q;
-        const float maximum = own[0], own_total = own[GROUPED], own_sum = own[2 * GROUPED];
-        float highest = maximum, total = 0.f, weight_sum = 0.f;
-        for (int part = lane + 32; part < num_parts; part += 32)
-            highest = fmaxf(highest, found[part * FOUND + q]);
-        for (int step = 16; step; step /= 2)
-            highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, step));
-        for (int part = lane; part < room; part += 32) {
-            const bool is_first = part == lane;
-            const float* its = found + min(part, num_parts - 1) * FOUND + q;
-            const float own_share = exp2_of((is_first ? maximum : its[0]) - highest);
-            const float share = part < num_parts ? own_share : 0.f;
-            last[AT_SHARES + q * room + part] = share;
-            total += share * (is_first ? own_total : its[GROUPED]);
-            weight_sum += share * (is_first ? own_sum : its[2 * GROUPED]);
-        }
-        for (int step = 16; step; step /= 2) {
-            total += __shfl_xor_sync(~0u, total, step);
-            weight_sum += __shfl_xor_sync(~0u, weight_sum, step);
-        }
-        if (lane == 0) last[AT_TOTALS + q] = total, last[AT_TOTALS + GROUPED + q] = weight_sum;
-    }
-}
-
-// of four sums that stand side by side: the query, and where they are in what a block found
-__device__ __forceinline__ int place_of(int item, int slice, int& q) {
-    const int i = 4 * item, exact = i - GROUPED * ROWS;
-    q = exact < 0 ? i / ROWS : exact / SLICE;
-    return exact < 0 ? AT_SUMS + i : AT_EXACT_SUMS + q * VALUE_DIM + slice * SLICE + exact % SLICE;
-}
-
-__device__ __forceinline__ void fetch_batch(
-    const float* from, int first, int num_parts, float4 (&batch)[BATCH]) {
-#pragma unroll
-    for (int j = 0; j < BATCH; j++)
-        batch[j] = *reinterpret_cast<const float4*>(from + min(first + j, num_parts - 1) * FOUND);
-}
-
-// A slice of the outputs of a head. `found`: of its first part; `last`: shared.
-__device__ __forceinline__ void join_slice(
-    const float* found, int num_parts, int slice, const float* rows, const float* offset, float* last,
-    void* out, int head) {
-    const int slot = threadIdx.x / LANES, lane = threadIdx.x % LANES;
-    const int column = slice * SLICE + slot % SLICE;
-    const bool is_there = column < VALUE_DIM;
-    float4 batch[BATCH];
-    int q;
-    if (threadIdx.x < SUMS / 4)
-        fetch_batch(found + place_of(threadIdx.x, slice, q), 0, num_parts, batch);
-    float own_rows[EACH_ROWS];
-#pragma unroll
-    for (int i = 0; i < EACH_ROWS; i++)
-        own_rows[i] = is_there ? rows[(lane + LANES * i) * VALUE_DIM + column] : 0.f;
-    const float added = is_there ? offset[column] : 0.f;
-    weigh_parts(found, num_parts, last);
-    __syncthreads();
-    for (int item = threadIdx.x; item < SUMS / 4; item += THREADS) {
-        const float* from = found + place_of(item, slice, q);
+// Sums of all parts, weighed; two threads make four at a time, each of every other part.
+// [SHARED_QUERIES, SUMS] and [SHARED_QUERIES, COLUMNS]
+__device__ __forceinline__ void add_parts(
+    const float* found, int num_parts, int first_query, int first_column, float* joined) {
+    constexpr int ITEMS = JOINED / 4;
+    const int own = threadIdx.x % 2;
+#pragma unroll 1
+    for (int begin = 0; begin < ITEMS; begin += THREADS / 2) {
+        const int item = begin + threadIdx.x / 2, at = 4 * min(item, ITEMS - 1);
+        const int exact = at - SHARED_QUERIES * SUMS;
+        const int i = exact < 0 ? at / SUMS : exact / COLUMNS, q = min(first_query + i, GROUPED - 1);
+        const float* from = found + (exact < 0 ? q * SUMS + at % SUMS
+                                               : AT_EXACT_SUMS + q * VALUE_DIM + first_column +
+                                                     exact % COLUMNS);
+        const float* maxima = found + q * SUMS + ROWS + 2;
         float4 sum = {};
-        for (int first = 0; first < num_parts; first += BATCH) {
-            if (first || item >= THREADS) fetch_batch(from, first, num_parts, batch);
+        float highest = NOTHING;
+#pragma unroll 1
+        for (int first = own; first - own < num_parts; first += 2 * BATCH) {
+            // of what is left, own ones
+            const int there = item < ITEMS ? (num_parts - first + 1) / 2 : 0;
+            const float *own_maxima = maxima + first * FOUND, *own_from = from + first * FOUND;
+            float2 states[BATCH];
+            float4 batch[BATCH];
+#pragma unroll
+            for (int j = 0; j < BATCH; j++)
+                if (j < there)
+                    states[j] = *reinterpret_cast<const float2*>(own_maxima + 2 * j * FOUND);
+#pragma unroll
+            for (int j = 0; j < BATCH; j++)
+                if (j < there) batch[j] = *reinterpret_cast<const float4*>(own_from + 2 * j * FOUND);
+            float higher = highest;
+#pragma unroll
+            for (int j = 0; j < BATCH; j++)
+                if (j < there) higher = fmaxf(higher, states[j].x);
+            higher = fmaxf(higher, __shfl_xor_sync(~0u, higher, 1));
+            const float shrink = exp2_of(highest - higher);
+            sum.x *= shrink, sum.y *= shrink, sum.z *= shrink, sum.w *= shrink;
+            highest = higher;
 #pragma unroll
             for (int j = 0; j < BATCH; j++) {
-                const float share = last[AT_SHARES + q * whole_batches(num_parts) + first + j];
+                if (j >= there) continue;
+                const float share = exp2_of((exact < 0 ? states[j].x : states[j].y) - highest);
                 sum.x += share * batch[j].x, sum.y += share * batch[j].y;
                 sum.z += share * batch[j].z, sum.w += share * batch[j].w;
             }
         }
-        reinterpret_cast<float4*>(last)[item] = sum;
+        sum.x += __shfl_xor_sync(~0u, sum.x, 1), sum.y += __shfl_xor_sync(~0u, sum.y, 1);
+        sum.z += __shfl_xor_sync(~0u, sum.z, 1), sum.w += __shfl_xor_sync(~0u, sum.w, 1);
+        if (own == 0 && item < ITEMS) reinterpret_cast<float4*>(joined)[item] = sum;
     }
+}
+
+// a lane's rows, which are pairs, of a slice of the output
+struct Slice {
+    float2 rows[EACH_ROWS / 2];
+    float added;
+
+    __device__ __forceinline__ void load(const float* all_rows, const float* offset, int column) {
+        const float* own = all_rows + 2 * (threadIdx.x % LANES) * VALUE_DIM + column;
+#pragma unroll
+        for (int i = 0; i < EACH_ROWS / 2; i++, own += 2 * LANES * VALUE_DIM) {
+            rows[i] = {};
+            if (column < VALUE_DIM) rows[i] = {own[0], own[VALUE_DIM]};
+        }
+        added = column < VALUE_DIM ? offset[column] : 0.f;
+    }
+};
+
+// A share of the output of a head. `found`: of its first part; `joined`: shared.
+__device__ __forceinline__ void join(
+    const float* found, int num_parts, int share, const float* rows, const float* offset,
+    float* joined, void* out, int head) {
+    const int slot = threadIdx.x / LANES, lane = threadIdx.x % LANES;
+    const int first_query = share / SLICES * SHARED_QUERIES;
+    const int first_column = WAITS ? share % SLICES * SLICE : 0;
+    int column = first_column + slot % SLICE;
+    Slice slice;
+    slice.load(rows, offset, column);
+    add_parts(found, num_parts, first_query, first_column, joined);
     __syncthreads();
-    for (q = slot / SLICE; q < GROUPED; q += THREADS / LANES / SLICE) {
-        float sum = 0.f;
+#pragma unroll 1
+    for (int at = 0; at < COLUMNS; at += SLICE, column += SLICE) {
+        if (at) slice.load(rows, offset, column);
+#pragma unroll 1
+        for (int i = slot / SLICE; i < SHARED_QUERIES; i += THREADS / LANES / SLICE) {
+            const float* own = joined + i * SUMS;
+            const float2* sums = reinterpret_cast<const float2*>(own) + lane;
+            float2 both = {};
 #pragma unroll
-        for (int i = 0; i < EACH_ROWS; i++) sum += last[q * ROWS + lane + LANES * i] * own_rows[i];
+            for (int r = 0; r < EACH_ROWS / 2; r++) {
+                both.x += sums[LANES * r].x * slice.rows[r].x;
+                both.y += sums[LANES * r].y * slice.rows[r].y;
+            }
+            float sum = both.x + both.y;
 #pragma unroll
-        for (int step = LANES / 2; step; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-        sum += last[GROUPED * ROWS + q * SLICE + slot % SLICE] + last[AT_TOTALS + GROUPED + q] * added;
-        const long long vector = head * GROUPED + q;
-        if (is_there && lane == 0)
-            store<QUERY_TYPE>(out, vector * VALUE_DIM + column, sum / last[AT_TOTALS + q]);
+            for (int step = LANES / 2; step; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
+            sum += joined[SHARED_QUERIES * SUMS + i * COLUMNS + at + slot % SLICE];
+            sum += own[ROWS + 1] * slice.added;
+            const int q = first_query + i;
+            const long long place = (head * GROUPED + q) * static_cast<long long>(VALUE_DIM) + column;
+            if (q < GROUPED && column < VALUE_DIM && lane == 0)
+                store<QUERY_TYPE>(out, place, __fdividef(sum, own[ROWS]));
+        }
     }
 }

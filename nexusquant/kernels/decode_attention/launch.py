@@ -28,8 +28,8 @@ _HERE = Path(__file__).parent
 SOURCES = (*TILES, *(_HERE / f"{name}.cu" for name in ("softmax", "join", "parts")))
 # sixteens of vectors that a warp takes at once
 _NUM_TILES = 2
-# of `join.cu`: columns of the output in a slice, which may reach past the last, and parts at once
-_SLICE, _BATCH = 16, 16
+# of `join.cu`: columns of the output in a slice, which may reach past the last
+_SLICE = 16
 
 
 def attend(
@@ -78,7 +78,9 @@ def attend(
         *(*tables.fragments, tables.mean, tables.columns, tables.speeds),
         *(scales_and_exponents(query.device), float(tables.growth), values.places),
         *(float(scaling), float(softcap or 1.0), values.rows, values.offset),
-        *(exact_keys, exact_values, room, num_exact, found, tables.arrivals, out),
+        *(exact_keys, exact_values, room, num_exact),
+        # a part's share of 2^32, rounded up: blocks with as many tiles as each other
+        *(-(-(2**32) // num_parts) % 2**32, found, tables.arrivals, out),
         is_cooperative=waits and num_parts > 1,
     )
     return out
@@ -90,12 +92,12 @@ def _fitting(
     """The kernel that fits the device, and how many parts it makes of a head."""
 
     def num_parts(num_warps: int) -> int:
-        return _num_parts(packed, 16 * _NUM_TILES * num_warps, asked)
+        tokens_at_once = 16 * _NUM_TILES * num_warps
+        return _num_parts(packed, macros["GROUPED"], tokens_at_once, asked)
 
     def own_bytes(num_warps: int) -> int:
-        """Weights of a block's exact vectors, or shares of all parts."""
-        count = num_parts(num_warps)
-        return 4 * macros["GROUPED"] * max(-(-room // count), count + _BATCH)
+        """Logits of a block's exact vectors."""
+        return 4 * macros["GROUPED"] * -(-room // num_parts(num_warps))
 
     device = packed.page_table.device
     fitting = fitting_kernel(SOURCES, "attend", macros, WARPS, device, own_bytes)
@@ -134,12 +136,14 @@ def macros_of(
     return shape_macros(packed.key_quantizer, _NUM_TILES) | values | own
 
 
-def _num_parts(packed: PackedView, tokens_at_once: int, asked: int | None) -> int:
+def _num_parts(
+    packed: PackedView, num_grouped: int, tokens_at_once: int, asked: int | None
+) -> int:
     num_kv_heads = packed.page_table.shape[0]
     most = _num_processors(packed.page_table.device) // num_kv_heads
-    # a block makes the slices of the output one after the other
-    num_slices = -(-packed.value_quantizer.dim // _SLICE)
-    wanted = asked or max(num_slices, -(-packed.positions.shape[1] // tokens_at_once))
+    # a block makes its shares of the output one after the other; several queries are two shares
+    num_shares = -(-packed.value_quantizer.dim // _SLICE) * min(num_grouped, 2)
+    wanted = asked or max(num_shares, -(-packed.positions.shape[1] // tokens_at_once))
     return max(1, min(wanted, most))
 
 

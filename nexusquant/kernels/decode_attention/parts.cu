@@ -14,7 +14,8 @@
 constexpr int KEY_STAGE = up(TOKENS * KEY_ROOM + 16);
 constexpr int VALUE_STAGE = up(TOKENS * VALUE_BYTES + 16);
 constexpr int STAGE = KEY_STAGE + VALUE_STAGE + 2 * TOKENS;
-constexpr int AT_BASIS = up(WARPS * 3 * QUERIES * 4);  // after the warps' states
+// what `add_exact` says of exact vectors, and then everything else
+constexpr int AT_BASIS = up(2 * GROUPED * 4);
 constexpr int AT_QUERY = AT_BASIS + BASIS_BYTES;
 constexpr int AT_MEAN = AT_QUERY + CHUNKS * N_TILES * 256;
 constexpr int AT_COLUMNS = AT_MEAN + (HAS_MEAN ? CHUNKS * N_TILES * 256 : 0);
@@ -27,13 +28,11 @@ constexpr int AT_GIVEN_QUERY = AT_SCALE + 2 * 256 * 4;
 constexpr int AT_GIVEN_MEAN = AT_GIVEN_QUERY + QUERY_BYTES;
 constexpr int AT_GIVEN_COLUMNS = AT_GIVEN_MEAN + (HAS_MEAN ? DIM * 4 : 0);
 constexpr int AT_STAGE = up(AT_GIVEN_COLUMNS + 2 * HALF * 4);
-constexpr int MAIN_BYTES = AT_STAGE + WARPS * 2 * STAGE;
-// in the end the warps' sums take the place of everything but their states
-constexpr int MERGE_BYTES = AT_BASIS + WARPS * GROUPED * (ROWS + 1) * 4;
-constexpr int LAST_BYTES = AT_SHARES * 4;
 __host__ __device__ constexpr int most(int one, int other) { return one > other ? one : other; }
-// logits and then weights of exact vectors come after everything; shares of parts begin at AT_SHARES
-constexpr int AT_LOGITS = up(most(MAIN_BYTES, most(MERGE_BYTES, LAST_BYTES)));
+// of a warp: two stages, and in the end what it found
+constexpr int OF_WARP = up(most(2 * STAGE, GROUPED * SUMS * 4));
+// logits of exact vectors come after everything
+constexpr int AT_LOGITS = up(most(AT_STAGE + WARPS * OF_WARP, JOINED * 4));
 // read by the launcher, which adds those
 extern "C" __constant__ const int shared_bytes = AT_LOGITS;
 
@@ -43,6 +42,23 @@ __device__ __forceinline__ void multiply_add(
         "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+// of each half: a b - c d
+__device__ __forceinline__ u32 products_less(u32 a, u32 b, u32 c, u32 d) {
+    u32 result;
+    asm("{.reg .b32 other;\n\tmul.rn.f16x2 other, %3, %4;\n\tneg.f16x2 other, other;\n\t"
+        "fma.rn.f16x2 %0, %1, %2, other;}"
+        : "=r"(result) : "r"(a), "r"(b), "r"(c), "r"(d));
+    return result;
+}
+
+// a b + c d
+__device__ __forceinline__ u32 products_and(u32 a, u32 b, u32 c, u32 d) {
+    u32 result;
+    asm("{.reg .b32 other;\n\tmul.rn.f16x2 other, %3, %4;\n\tfma.rn.f16x2 %0, %1, %2, other;}"
+        : "=r"(result) : "r"(a), "r"(b), "r"(c), "r"(d));
+    return result;
 }
 
 __device__ __forceinline__ u32 transposed(u32 tile) {
@@ -99,8 +115,15 @@ __device__ __forceinline__ void copy_all(u8* target, const u8* from, int count, 
 // words by a block
 template <int BYTES>
 __device__ __forceinline__ void copy_words(u8* target, const void* from) {
-    for (int i = threadIdx.x * 4; i < BYTES; i += WARPS * 128)
-        copy_word_ahead(target + i, static_cast<const u8*>(from) + i);
+    each<BYTES / 4>([&](int i) {
+        copy_word_ahead(target + 4 * i, static_cast<const u8*>(from) + 4 * i);
+    });
+}
+
+// sixteens of bytes by a block
+template <int BYTES>
+__device__ __forceinline__ void copy_wide(u8* target, const u8* from) {
+    each<BYTES / 16>([&](int i) { copy_ahead(target + 16 * i, from + 16 * i); });
 }
 
 // codes and scales of a tile into a stage of shared memory
@@ -187,12 +210,12 @@ __device__ __forceinline__ void add_values(
 
 // queries, and what they are of the mean, as the right-hand sides of products
 __device__ __forceinline__ void prepare_queries(
-    u8* shared, float growth, float scaling, int thread) {
+    u8* shared, float growth, float scaling) {
     const u8* query = shared + AT_GIVEN_QUERY;
     const float* mean = reinterpret_cast<const float*>(shared + AT_GIVEN_MEAN);
     const int* columns = reinterpret_cast<const int*>(shared + AT_GIVEN_COLUMNS);
     const u32* speeds = reinterpret_cast<const u32*>(shared + AT_SPEED);
-    for (int i = thread; i < CHUNKS * N_TILES * 32; i += WARPS * 32) {
+    each<CHUNKS * N_TILES * 32>([&](int i) {
         int lane = i % 32, n = i / 32 % N_TILES, chunk = i / 32 / N_TILES;
         int lane_query = 8 * n + lane / 4;
         u32 of_query[2], of_mean[2];
@@ -222,7 +245,7 @@ __device__ __forceinline__ void prepare_queries(
             reinterpret_cast<u32*>(shared + AT_MEAN)[2 * i] = of_mean[0];
             reinterpret_cast<u32*>(shared + AT_MEAN)[2 * i + 1] = of_mean[1];
         }
-    }
+    });
 }
 
 // Products of the queries with the keys of a tile: without scale, and with the mean. Angles are those
@@ -254,19 +277,17 @@ __device__ __forceinline__ void compare(
             for (int i = 0; i < 4; i++)
                 sine_cosine(
                     offset[m][i / 2] * (i % 2 ? rate.y : rate.x) + base[i % 2], sine[i], cosine[i]);
-            const u32 turns[4] = {
-                half2_of(cosine[0], cosine[1]), half2_of(cosine[2], cosine[3]),
-                half2_of(sine[0], sine[1]), half2_of(sine[2], sine[3])};
-            float turned_left[4], turned_right[4];
+            u32 turns[4], keys[4];
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                turned_left[i] = left[m][i] * cosine[i] - right[m][i] * sine[i];
-                turned_right[i] = right[m][i] * cosine[i] + left[m][i] * sine[i];
+            for (int h = 0; h < 2; h++) {
+                const u32 along = half2_of(cosine[2 * h], cosine[2 * h + 1]);
+                const u32 across = half2_of(sine[2 * h], sine[2 * h + 1]);
+                const u32 lefts = half2_of(left[m][2 * h], left[m][2 * h + 1]);
+                const u32 rights = half2_of(right[m][2 * h], right[m][2 * h + 1]);
+                keys[h] = products_less(lefts, along, rights, across);
+                keys[2 + h] = products_and(rights, along, lefts, across);
+                turns[h] = along, turns[2 + h] = across;
             }
-            const u32 keys[4] = {
-                half2_of(turned_left[0], turned_left[1]), half2_of(turned_left[2], turned_left[3]),
-                half2_of(turned_right[0], turned_right[1]),
-                half2_of(turned_right[2], turned_right[3])};
 #pragma unroll
             for (int n = 0; n < N_TILES; n++) {
                 if (HAS_MEAN) {
@@ -382,87 +403,59 @@ __device__ __forceinline__ void add_tile(
     }
 }
 
-// What a warp's softmax comes to, of all its lanes; into the warp's states.
-__device__ __forceinline__ void store_states(float* states, Softmax& softmax) {
-    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+// What a warp's softmax comes to, of all its lanes, where all warps find it. [GROUPED, SUMS]
+__device__ __forceinline__ void store_softmax(float* found, Softmax& softmax) {
+    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
     for (int n = 0; n < N_TILES; n++) {
 #pragma unroll
         for (int j = 0; j < 2; j++) {
+            float total = softmax.total[n][j], weight_sum = softmax.weight_sum[n][j];
 #pragma unroll
             for (int step = 4; step < 32; step *= 2) {
-                softmax.total[n][j] += __shfl_xor_sync(~0u, softmax.total[n][j], step);
-                softmax.weight_sum[n][j] += __shfl_xor_sync(~0u, softmax.weight_sum[n][j], step);
+                total += __shfl_xor_sync(~0u, total, step);
+                weight_sum += __shfl_xor_sync(~0u, weight_sum, step);
             }
-            if (g == 0) {
-                float* state = states + warp * 3 * QUERIES + 8 * n + 2 * t + j;
-                state[0] = softmax.maximum[n][j];
-                state[QUERIES] = softmax.total[n][j];
-                state[2 * QUERIES] = softmax.weight_sum[n][j];
-            }
-        }
-    }
-}
-
-// where all warps find it. [WARPS, GROUPED, ROWS + 1]
-__device__ __forceinline__ void store_sums(float* merged, const Softmax& softmax) {
-    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-#pragma unroll
-    for (int n = 0; n < N_TILES; n++) {
-#pragma unroll
-        for (int j = 0; j < 2; j++) {
-            int lane_query = 8 * n + 2 * t + j;
+            const int lane_query = 8 * n + 2 * t + j;
             if (lane_query >= GROUPED) continue;
-            float* target = merged + (warp * GROUPED + lane_query) * (ROWS + 1) + g;
+            float* own = found + lane_query * SUMS;
 #pragma unroll
             for (int v = 0; v < V_TILES; v++) {
-                target[16 * v] = softmax.sums[v][n][j];
-                target[16 * v + 8] = softmax.sums[v][n][2 + j];
+                own[16 * v + g] = softmax.sums[v][n][j];
+                own[16 * v + 8 + g] = softmax.sums[v][n][2 + j];
             }
+            if (g == 0)
+                own[ROWS] = total, own[ROWS + 1] = weight_sum, own[ROWS + 2] = softmax.maximum[n][j];
         }
     }
 }
 
-// The warps' softmaxes to one, with `count` exact logits of each query: maxima become shares, logits
-// weights. A warp does some queries.
-__device__ __forceinline__ void weigh_warps(
-    float* states, float* logits, int count, float* maxima, float* totals, float* weight_sums) {
-    const int lane = threadIdx.x % 32;
-    for (int q = threadIdx.x / 32; q < GROUPED; q += WARPS) {
-        float* state = states + min(lane, WARPS - 1) * 3 * QUERIES + q;
-        const float maximum = state[0];
-        float highest = maximum;
-        for (int i = lane; i < count; i += 32) highest = fmaxf(highest, logits[q * count + i]);
+// What the warps of a block found, in one. `warps`: of the first one; `exact`: see `add_exact`.
+// [GROUPED, SUMS]
+__device__ __forceinline__ void add_warps(const float* warps, const float* exact, float* found) {
+    each<GROUPED * SUMS / 4>([&](int item) {
+        const int q = 4 * item / SUMS, at = 4 * item % SUMS;
+        const float* of_query = warps + q * SUMS;
+        float maxima[WARPS], highest = exact[q];
 #pragma unroll
-        for (int step = 16; step; step /= 2)
-            highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, step));
-        const float share = lane < WARPS ? exp2_of(maximum - highest) : 0.f;
-        float total = share * state[QUERIES], weight_sum = share * state[2 * QUERIES];
-        for (int i = lane; i < count; i += 32) {
-            const float weight = exp2_of(logits[q * count + i] - highest);
-            logits[q * count + i] = weight;
-            total += weight;
+        for (int w = 0; w < WARPS; w++) {
+            maxima[w] = of_query[w * (OF_WARP / 4) + ROWS + 2];
+            highest = fmaxf(highest, maxima[w]);
         }
+        float4 sum = {};
 #pragma unroll
-        for (int step = 16; step; step /= 2) {
-            total += __shfl_xor_sync(~0u, total, step);
-            weight_sum += __shfl_xor_sync(~0u, weight_sum, step);
+        for (int w = 0; w < WARPS; w++) {
+            const float4 own = *reinterpret_cast<const float4*>(of_query + w * (OF_WARP / 4) + at);
+            const float share = exp2_of(maxima[w] - highest);
+            sum.x += own.x * share, sum.y += own.y * share;
+            sum.z += own.z * share, sum.w += own.w * share;
         }
-        if (lane < WARPS) state[0] = share;
-        if (lane == 0) maxima[q] = highest, totals[q] = total, weight_sums[q] = weight_sum;
-    }
-}
-
-// Sums of coordinates over the warps. [GROUPED, ROWS]
-__device__ __forceinline__ void add_warps(const float* states, const float* merged, float* sums) {
-    for (int i = threadIdx.x; i < GROUPED * ROWS; i += WARPS * 32) {
-        const int q = i / ROWS, row = i % ROWS;
-        float sum = 0.f;
-#pragma unroll
-        for (int w = 0; w < WARPS; w++)
-            sum += merged[(w * GROUPED + q) * (ROWS + 1) + row] * states[w * 3 * QUERIES + q];
-        sums[i] = sum;
-    }
+        if (at == ROWS) {
+            sum.x += exact[GROUPED + q] * exp2_of(exact[q] - highest);
+            sum.z = highest, sum.w = exact[q];
+        }
+        reinterpret_cast<float4*>(found)[item] = sum;
+    });
 }
 
 // What all warps of a block share. What is computed with comes first, on its way all at once: each
@@ -481,25 +474,18 @@ __device__ __forceinline__ void share_given(
 // then the basis;
 __device__ __forceinline__ void share_basis(
     u8* shared, const u8* basis, const u8* column_factors, int head) {
-    const int thread = threadIdx.x;
-    const u8* own_basis = basis + static_cast<long long>(head) * BASIS_BYTES;
-    for (int i = thread * 16; i < BASIS_BYTES; i += WARPS * 512)
-        copy_ahead(shared + AT_BASIS + i, own_basis + i);
-    const u8* own_columns = column_factors + static_cast<long long>(head) * COLUMN_BYTES;
-    for (int i = thread * 16; i < COLUMN_BYTES; i += WARPS * 512)
-        copy_ahead(shared + AT_COLUMNS + i, own_columns + i);
+    copy_wide<BASIS_BYTES>(shared + AT_BASIS, basis + static_cast<long long>(head) * BASIS_BYTES);
+    copy_wide<COLUMN_BYTES>(
+        shared + AT_COLUMNS, column_factors + static_cast<long long>(head) * COLUMN_BYTES);
 }
 
 // and at last what is computed of what was given.
 __device__ __forceinline__ void share_computed(
     u8* shared, float size, float growth, float scaling) {
-    const int thread = threadIdx.x;
     const u32* speeds = reinterpret_cast<const u32*>(shared + AT_SPEED);
-    for (int i = thread; i < HALF; i += WARPS * 32)
-        reinterpret_cast<float*>(shared + AT_RATE)[i] = radians(speeds[i]);
-    for (int i = thread; i < 256; i += WARPS * 32)
-        reinterpret_cast<float*>(shared + AT_SCALE)[i] *= size;
-    prepare_queries(shared, growth, scaling * LOG2_E, thread);
+    each<HALF>([&](int i) { reinterpret_cast<float*>(shared + AT_RATE)[i] = radians(speeds[i]); });
+    each<256>([&](int i) { reinterpret_cast<float*>(shared + AT_SCALE)[i] *= size; });
+    prepare_queries(shared, growth, scaling * LOG2_E);
 }
 
 extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend(
@@ -510,34 +496,39 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend(
     const float* mean, const int* columns, const u32* speeds, const float* scales, float growth,
     const u32* value_places, float scaling, float softcap, const float* rows, const float* offset,
     const void* exact_keys, const void* exact_values, int exact_room, const long long* num_exact,
-    float* found, u32* counters, void* out) {
+    u32 of_part, float* found, u32* counters, void* out) {
     extern __shared__ __align__(16) u8 shared[];
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
     const int g = lane / 4, t = lane % 4;
     const int head = blockIdx.x, part = blockIdx.y, num_parts = gridDim.y;
     const int count = num_exact ? static_cast<int>(*num_exact) : exact_room;
     const Exact exact = {exact_keys, exact_values, exact_room, count, part, num_parts};
+    const int* table = page_table + head * table_width;
     const long long length = lengths[head];
-    const float size = sizes[head];
+    // where its pages are is asked for as soon as their number is known
+#pragma unroll 1
+    for (int i = thread * 32; i < table_width; i += THREADS * 32) expect(table + i);
+    share_given(shared, query, mean, columns, speeds, scales, head);
+    asm volatile("cp.async.commit_group;");
+    share_basis(shared, basis, column_factors, head);
     const Vector first_key = load_key(exact, head, warp);
+    const float size = sizes[head];
     const GivenPlaces key_places = load_places(places, t);
     u32 own_value_places[VALUE_ROWS];
 #pragma unroll
     for (int r = 0; r < VALUE_ROWS; r++) own_value_places[r] = value_places[8 * r + g];
-    share_given(shared, query, mean, columns, speeds, scales, head);
-    asm volatile("cp.async.commit_group;");
-    share_basis(shared, basis, column_factors, head);
     expect_last(exact, head, rows);
     const Pages pages = {
-        key_codes, key_scales, value_codes, value_scales, key_bytes, page_table + head * table_width,
+        key_codes, key_scales, value_codes, value_scales, key_bytes, table,
         positions + static_cast<long long>(head) * positions_width, first_position,
         static_cast<int>(length)};
     const int num_tiles = (pages.length + TOKENS - 1) / TOKENS;
-    const int begin = static_cast<long long>(num_tiles) * part / num_parts;
-    const int end = static_cast<long long>(num_tiles) * (part + 1) / num_parts;
+    // no division waits for the number of tiles
+    const int begin = __umulhi(num_tiles, part * of_part);
+    const int end = part + 1 == num_parts ? num_tiles : __umulhi(num_tiles, (part + 1) * of_part);
     constexpr int PER_PAGE = PAGE / TOKENS;
 
-    u8* stages = shared + AT_STAGE + warp * 2 * STAGE;
+    u8* stages = shared + AT_STAGE + warp * OF_WARP;
     int tile = begin + warp;
     auto position_of = [&](int of_tile) {
         int index = of_tile * TOKENS + lane % TOKENS;
@@ -566,13 +557,15 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend(
     Softmax softmax;
     clear(softmax);
 
+    int at_next = 0;
 #pragma unroll 1
-    for (int turn = 0; tile < end; tile += WARPS, turn ^= 1) {
-        u8* stage = stages + turn * STAGE;
+    for (; tile < end; tile += WARPS) {
+        u8* stage = stages + at_next;
+        at_next = STAGE - at_next;
         int own_position = position_next;
         int next = tile + WARPS;
         if (next < end) {
-            fetch(pages, page_next, next, stages + (turn ^ 1) * STAGE, lane);
+            fetch(pages, page_next, next, stages + at_next, lane);
             position_next = position_of(next);
             if (next + WARPS < end) page_next = pages.table[(next + WARPS) / PER_PAGE];
         }
@@ -600,23 +593,19 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend(
         __syncwarp();
     }
 
-    float* states = reinterpret_cast<float*>(shared);
-    float* merged = reinterpret_cast<float*>(shared + AT_BASIS);
-    store_states(states, softmax);
-    float* of_head = found + static_cast<long long>(head) * num_parts * FOUND;
-    float* own = of_head + part * FOUND;
     ExactValues values;
     values.load(exact, head, 0);
+    float* states = reinterpret_cast<float*>(shared);
+    float* of_head = found + static_cast<long long>(head) * num_parts * FOUND;
+    float* own = of_head + part * FOUND;
+    store_softmax(reinterpret_cast<float*>(stages), softmax);
+    add_exact(exact, head, logits, values, states, own + AT_EXACT_SUMS);
     __syncthreads();
-    store_sums(merged, softmax);
-    weigh_warps(states, logits, exact.own_count(), own, own + GROUPED, own + 2 * GROUPED);
-    __syncthreads();
-    add_warps(states, merged, own + AT_SUMS);
-    add_exact(exact, head, logits, values, own + AT_EXACT_SUMS);
+    add_warps(reinterpret_cast<const float*>(shared + AT_STAGE), states, own);
     if (!all_have_written(counters + head, part, num_parts)) return;
-    float* last = reinterpret_cast<float*>(shared);
-    for (int slice = WAITS ? part : 0; slice < SLICES; slice += WAITS ? num_parts : 1) {
-        __syncthreads();
-        join_slice(of_head, num_parts, slice, rows, offset, last, out, head);
+    float* joined = reinterpret_cast<float*>(shared);
+    for (int share = WAITS ? part : 0; share < SHARES; share += num_parts) {
+        if (share >= num_parts) __syncthreads();
+        join(of_head, num_parts, share, rows, offset, joined, out, head);
     }
 }

@@ -16,14 +16,25 @@ __device__ __forceinline__ float exp2_of(float x) {
     return y;
 }
 
+// A number as it is stored, to be understood when it is there: what is computed with it at once would
+// wait for it, and so would all loads after that.
+template <int TYPE>
+__device__ __forceinline__ u32 stored(const void* data, long long index) {
+    return TYPE == 0 ? static_cast<const u32*>(data)[index] : static_cast<const u16*>(data)[index];
+}
+
+template <int TYPE>
+__device__ __forceinline__ float number_of(u32 bits) {
+    if (TYPE == 0) return __uint_as_float(bits);
+    if (TYPE == 2) return __uint_as_float(bits << 16);
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(static_cast<u16>(bits)));
+    return value;
+}
+
 template <int TYPE>
 __device__ __forceinline__ float number(const void* data, long long index) {
-    if (TYPE == 0) return static_cast<const float*>(data)[index];
-    u16 bits = static_cast<const u16*>(data)[index];
-    if (TYPE == 2) return __uint_as_float(static_cast<u32>(bits) << 16);
-    float value;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
-    return value;
+    return number_of<TYPE>(stored<TYPE>(data, index));
 }
 
 template <int TYPE>

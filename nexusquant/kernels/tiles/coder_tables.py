@@ -35,8 +35,8 @@ class CoderTables(NamedTuple):
             [2 * half], int32.
         speeds: Turns a token of each pair, in 32 bits. [half], int32.
         growth: Factor that the rotation has.
-        arrivals: Of each head's blocks, in a kernel that counts them; 0 between two of them. So a
-            coder's vectors are for one stream at a time. [H], int32.
+        arrivals: Of each head's blocks, in a kernel that counts them; all launches move
+            them by as much. So a coder's vectors are for one stream at a time. [H], int32.
     """
 
     fragments: KeyFragments
