@@ -140,45 +140,47 @@ struct ExactValues {
     }
 };
 
+// Of each query the maximum of the block's own exact logits, and their total; by a warp. [2, GROUPED]
+__device__ __forceinline__ void weigh_exact(
+    const Exact& exact, const float* logits, float* states) {
+    static_assert(GROUPED <= 32);
+    const int q = threadIdx.x % 32;
+    if (q >= GROUPED) return;
+    float highest = NOTHING, total = 0.f;
+#pragma unroll 1
+    for (int own = 0; exact.has(own); own++) highest = fmaxf(highest, logits[own * GROUPED + q]);
+#pragma unroll 1
+    for (int own = 0; exact.has(own); own++) total += exp2_of(logits[own * GROUPED + q] - highest);
+    states[q] = highest, states[GROUPED + q] = total;
+}
+
 // Weighted sums of the block's own exact values, the first of them loaded before. [GROUPED, VALUE_DIM]
-// `states`: of each query the maximum, and the total. [2, GROUPED]
 __device__ __forceinline__ void add_exact(
-    const Exact& exact, int head, const float* logits, ExactValues values, float* states, float* sums) {
+    const Exact& exact, int head, const float* logits, const float* maxima, ExactValues values,
+    float* sums) {
     constexpr int COUNT = ExactValues::COUNT, AT_ONCE = THREADS / VALUE_DIM;
     static_assert(AT_ONCE > 0);
     constexpr int PASSES = (GROUPED + AT_ONCE - 1) / AT_ONCE;
     const int column = threadIdx.x % VALUE_DIM, first_query = threadIdx.x / VALUE_DIM;
-    float found[PASSES] = {}, total[PASSES] = {}, highest[PASSES];
-#pragma unroll
-    for (int i = 0; i < PASSES; i++) highest[i] = NOTHING;
+    float found[PASSES] = {};
 #pragma unroll 1
     for (int first = 0; exact.has(first); first += COUNT) {
         if (first) values.load(exact, head, first);
 #pragma unroll
-        for (int i = 0; i < PASSES; i++) {
-            const int q = min(first_query + i * AT_ONCE, GROUPED - 1);
-            float own[COUNT], higher = highest[i];
+        for (int j = 0; j < COUNT; j++) {
+            if (!exact.has(first + j)) continue;
+            const float value = number_of<EXACT_VALUE_TYPE>(values.numbers[j]);
 #pragma unroll
-            for (int j = 0; j < COUNT; j++) {
-                own[j] = exact.has(first + j) ? logits[(first + j) * GROUPED + q] : 2.f * NOTHING;
-                higher = fmaxf(higher, own[j]);
-            }
-            const float shrink = exp2_of(highest[i] - higher);
-            found[i] *= shrink, total[i] *= shrink, highest[i] = higher;
-#pragma unroll
-            for (int j = 0; j < COUNT; j++) {
-                const float weight = exp2_of(own[j] - higher);
-                total[i] += weight;
-                found[i] += weight * number_of<EXACT_VALUE_TYPE>(values.numbers[j]);
+            for (int i = 0; i < PASSES; i++) {
+                const int q = min(first_query + i * AT_ONCE, GROUPED - 1);
+                found[i] += exp2_of(logits[(first + j) * GROUPED + q] - maxima[q]) * value;
             }
         }
     }
 #pragma unroll
     for (int i = 0; i < PASSES; i++) {
         const int q = first_query + i * AT_ONCE;
-        if (first_query >= AT_ONCE || q >= GROUPED) continue;
-        sums[q * VALUE_DIM + column] = found[i];
-        if (column == 0) states[q] = highest[i], states[GROUPED + q] = total[i];
+        if (first_query < AT_ONCE && q < GROUPED) sums[q * VALUE_DIM + column] = found[i];
     }
 }
 

@@ -58,8 +58,7 @@ def attend(
     Returns:
         [H, D_v] in the type of the query.
     """
-    query = query.contiguous()
-    exact_keys, exact_values = exact_keys.contiguous(), exact_values.contiguous()
+    query, exact_keys, exact_values = (t.contiguous() for t in (query, exact_keys, exact_values))
     waits = starts_cooperative(query.device)
     macros = macros_of(query, packed, exact_keys, exact_values, softcap) | {"WAITS": int(waits)}
     num_kv_heads, room, _ = exact_keys.shape
@@ -79,8 +78,7 @@ def attend(
         *(scales_and_exponents(query.device), float(tables.growth), values.places),
         *(float(scaling), float(softcap or 1.0), values.rows, values.offset),
         *(exact_keys, exact_values, room, num_exact),
-        # a part's share of 2^32, rounded up: blocks with as many tiles as each other
-        *(-(-(2**32) // num_parts) % 2**32, found, tables.arrivals, out),
+        *(_share(num_parts), found, tables.arrivals, out),
         is_cooperative=waits and num_parts > 1,
     )
     return out
@@ -136,15 +134,18 @@ def macros_of(
     return shape_macros(packed.key_quantizer, _NUM_TILES) | values | own
 
 
-def _num_parts(
-    packed: PackedView, num_grouped: int, tokens_at_once: int, asked: int | None
-) -> int:
+def _num_parts(packed: PackedView, num_grouped: int, tokens_at_once: int, asked: int | None) -> int:
     num_kv_heads = packed.page_table.shape[0]
     most = _num_processors(packed.page_table.device) // num_kv_heads
     # a block makes its shares of the output one after the other; several queries are two shares
     num_shares = -(-packed.value_quantizer.dim // _SLICE) * min(num_grouped, 2)
     wanted = asked or max(num_shares, -(-packed.positions.shape[1] // tokens_at_once))
     return max(1, min(wanted, most))
+
+
+def _share(num_parts: int) -> int:
+    """A part of 2^32, rounded up: all have as many tiles as each other. All of it is 0."""
+    return -(-(2**32) // num_parts) % 2**32
 
 
 @functools.cache

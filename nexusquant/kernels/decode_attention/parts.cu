@@ -14,7 +14,7 @@
 constexpr int KEY_STAGE = up(TOKENS * KEY_ROOM + 16);
 constexpr int VALUE_STAGE = up(TOKENS * VALUE_BYTES + 16);
 constexpr int STAGE = KEY_STAGE + VALUE_STAGE + 2 * TOKENS;
-// what `add_exact` says of exact vectors, and then everything else
+// what `weigh_exact` says, and then everything else
 constexpr int AT_BASIS = up(2 * GROUPED * 4);
 constexpr int AT_QUERY = AT_BASIS + BASIS_BYTES;
 constexpr int AT_MEAN = AT_QUERY + CHUNKS * N_TILES * 256;
@@ -430,7 +430,7 @@ __device__ __forceinline__ void store_softmax(float* found, Softmax& softmax) {
     }
 }
 
-// What the warps of a block found, in one. `warps`: of the first one; `exact`: see `add_exact`.
+// What the warps of a block found, in one. `warps`: of the first one; `exact`: see `weigh_exact`.
 // [GROUPED, SUMS]
 __device__ __forceinline__ void add_warps(const float* warps, const float* exact, float* found) {
     each<GROUPED * SUMS / 4>([&](int item) {
@@ -553,6 +553,9 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend(
     asm volatile("cp.async.wait_group 0;");
     __syncthreads();
 
+    float* states = reinterpret_cast<float*>(shared);
+    // it has no more tiles than the others, and all read this at the end
+    if (warp == WARPS - 1) weigh_exact(exact, logits, states);
     const float* own_scales = reinterpret_cast<const float*>(shared + AT_SCALE);
     Softmax softmax;
     clear(softmax);
@@ -595,13 +598,12 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend(
 
     ExactValues values;
     values.load(exact, head, 0);
-    float* states = reinterpret_cast<float*>(shared);
     float* of_head = found + static_cast<long long>(head) * num_parts * FOUND;
     float* own = of_head + part * FOUND;
     store_softmax(reinterpret_cast<float*>(stages), softmax);
-    add_exact(exact, head, logits, values, states, own + AT_EXACT_SUMS);
     __syncthreads();
     add_warps(reinterpret_cast<const float*>(shared + AT_STAGE), states, own);
+    add_exact(exact, head, logits, states, values, own + AT_EXACT_SUMS);
     if (!all_have_written(counters + head, part, num_parts)) return;
     float* joined = reinterpret_cast<float*>(shared);
     for (int share = WAITS ? part : 0; share < SHARES; share += num_parts) {
