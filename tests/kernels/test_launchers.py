@@ -102,7 +102,7 @@ def test_the_decode_kernel_gets_what_it_takes(
 
 
 def test_what_the_starter_knows_of_the_program_stands_in_it() -> None:
-    source = (decode.SOURCES[-1].parent / "join.cu").read_text("utf-8")
+    source = (decode.SOURCES[-1].parent / "softmax.cu").read_text("utf-8")
     assert f"constexpr int SLICE = {decode._SLICE};" in source
 
 

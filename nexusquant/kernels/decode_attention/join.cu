@@ -1,187 +1,44 @@
-// What the blocks of one KV head found, and the exact vectors, in one softmax. After `softmax.cu`, in
-// front of `parts.cu`.
+// What the blocks of one KV head found, in one softmax. After `exact.cu`, in front of `layout.cu`.
 //
-// Every block has a part of the packed vectors and every so many-th of the exact ones. It writes what
-// it found to memory and says so. Where a card promises to run all blocks at once, those of a head
-// wait for each other, and each makes its share of the output: 16 columns of half of the queries.
-// Elsewhere the last one to write makes all of it, which takes longer, and none waits.
+// Every block writes what it found to memory and says so. Where a card promises to run all blocks at
+// once, the first of a head wait for all of them, and each makes its shares of the output: 16 columns
+// of half of the queries, if there are several. Elsewhere the last one to write makes all of it, which
+// takes longer, and none waits.
 //
-// Set by the launcher, beside what `softmax.cu` wants: DIM, WARPS, EXACT_KEY_TYPE, EXACT_VALUE_TYPE
-// (as QUERY_TYPE), WAITS (all blocks run at once).
-
 // Most of what stands here is run once by each warp, from a cold instruction cache: it counts how long
 // it is, so only what has to be on its way at once is unrolled.
+//
+// Set by the launcher, beside what those want: WAITS (all blocks run at once).
 
-constexpr int THREADS = WARPS * 32;
-constexpr int SLICE = 16;
-constexpr int SLICES = (VALUE_DIM + SLICE - 1) / SLICE;
 // The output of a head in shares: columns and queries of each. Parts are added up once for a share.
-constexpr int COLUMNS = WAITS ? SLICE : SLICES * SLICE;
+constexpr int COLUMNS = WAITS ? SLICE : EXACT_ROOM;
 constexpr int QUERY_SETS = WAITS && GROUPED > 1 ? 2 : 1;
 constexpr int SHARED_QUERIES = (GROUPED + QUERY_SETS - 1) / QUERY_SETS;
 constexpr int SHARES = WAITS ? SLICES * QUERY_SETS : 1;
 // lanes to a column of the output, and rows to each of them
 constexpr int LANES = 8;
 constexpr int EACH_ROWS = ROWS / LANES;
-// parts that a thread fetches at once, of which two have the same sums
+// parts that a thread fetches at once; two threads have the same sums, each of every other part
 constexpr int BATCH = 8;
 
 // What a warp, and then a block, found of each query: sums of coordinates, and after them total, sum
-// of weights, maximum, and maximum of the block's exact vectors, to which their sums are held.
+// of weights and maximum; of a block also the maximum of its exact vectors, to which their sums are
+// held.
 constexpr int SUMS = ROWS + 4;
 // of a block, in numbers
 constexpr int AT_EXACT_SUMS = GROUPED * SUMS;
-constexpr int FOUND = AT_EXACT_SUMS + GROUPED * VALUE_DIM;
+constexpr int FOUND = AT_EXACT_SUMS + GROUPED * EXACT_ROOM;
 // read by the launcher
 extern "C" __constant__ const int found_numbers = FOUND;
 // in the end, in shared memory: sums of all blocks, of which exact values have some columns
 constexpr int JOINED = SHARED_QUERIES * (SUMS + COLUMNS);
 
-// `work` on each of COUNT things, by a block
-template <int COUNT, class Work>
-__device__ __forceinline__ void each(Work work) {
-#pragma unroll
-    for (int first = 0; first < COUNT; first += THREADS) {
-        const int i = first + static_cast<int>(threadIdx.x);
-        if (first + THREADS <= COUNT || i < COUNT) work(i);
-    }
-}
-
-// [H_kv, room, D]; the first `count` are there, of which a block has every so many-th
-struct Exact {
-    const void *keys, *values;
-    int room, count, part, num_parts;
-    __device__ int index(int own) const { return part + num_parts * own; }
-    __device__ bool has(int own) const { return index(own) < count; }
-    __device__ bool has_room(int own) const { return index(own) < room; }
-    __device__ long long place(int head, int own) const {
-        return static_cast<long long>(head) * room + index(own);
-    }
-};
-
-__device__ __forceinline__ void expect(const void* from) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
-}
-
-// What is needed in the end on its way from memory: own exact vectors, and of the rows that sums of
-// coordinates are multiplied by the columns of the block's first slice.
-__device__ __forceinline__ void expect_last(const Exact& exact, int head, const float* rows) {
-    constexpr int OF_KEY = DIM * (EXACT_KEY_TYPE == 0 ? 4 : 2);
-    constexpr int OF_VALUE = VALUE_DIM * (EXACT_VALUE_TYPE == 0 ? 4 : 2);
-    const int lane = threadIdx.x % 32, at = lane % 16 * 128;
-    const int num_bytes = lane < 16 ? OF_KEY : OF_VALUE;
-    const u8* from = static_cast<const u8*>(lane < 16 ? exact.keys : exact.values) + at;
-#pragma unroll 1
-    for (int own = threadIdx.x / 32; exact.has_room(own); own += WARPS)
-        if (at < num_bytes) expect(from + exact.place(head, own) * num_bytes);
-    if (exact.part < SHARES) {
-        const float* own_rows = rows + exact.part % SLICES * SLICE;
-        each<ROWS>([&](int row) { expect(own_rows + row * VALUE_DIM); });
-    }
-}
-
-// a vector as it is stored, in a warp
-constexpr int PER_LANE = (DIM + 31) / 32;
-struct Vector {
-    u32 numbers[PER_LANE];
-};
-
-__device__ __forceinline__ Vector load_key(const Exact& exact, int head, int own) {
-    const int lane = threadIdx.x % 32;
-    const long long first = exact.place(head, own) * DIM;
-    Vector key;
-#pragma unroll
-    for (int i = 0; i < PER_LANE; i++) {
-        const int column = lane + 32 * i;
-        key.numbers[i] = 0;
-        if (column < DIM && exact.has_room(own))
-            key.numbers[i] = stored<EXACT_KEY_TYPE>(exact.keys, first + column);
-    }
-    return key;
-}
-
-// Binary logits of the block's own exact vectors, the first key of each warp loaded before.
-// [own, GROUPED]
-__device__ __forceinline__ void compare_exactly(
-    const void* query, const Exact& exact, int head, Vector key, float scaling, float softcap,
-    float* logits) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-#pragma unroll 1
-    for (int own = warp; exact.has(own); own += WARPS) {
-        if (own != warp) key = load_key(exact, head, own);
-#pragma unroll 4
-        for (int q = 0; q < GROUPED; q++) {
-            float sum = 0.f;
-#pragma unroll
-            for (int i = 0; i < PER_LANE; i++) {
-                const int column = lane + 32 * i;
-                if (column < DIM)
-                    sum += number<QUERY_TYPE>(query, q * DIM + column) *
-                           number_of<EXACT_KEY_TYPE>(key.numbers[i]);
-            }
-#pragma unroll
-            for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
-            if (lane == 0) logits[own * GROUPED + q] = capped(sum * scaling * LOG2_E, softcap);
-        }
-    }
-}
-
-// a thread's column of some of the block's own exact values, as they are stored
-struct ExactValues {
-    static constexpr int COUNT = 8;
-    u32 numbers[COUNT];
-    __device__ __forceinline__ void load(const Exact& exact, int head, int first) {
-        long long at = exact.place(head, first) * VALUE_DIM + threadIdx.x % VALUE_DIM;
-#pragma unroll
-        for (int j = 0; j < COUNT; j++, at += exact.num_parts * VALUE_DIM) {
-            numbers[j] = 0;
-            if (exact.has(first + j)) numbers[j] = stored<EXACT_VALUE_TYPE>(exact.values, at);
-        }
-    }
-};
-
-// Of each query the maximum of the block's own exact logits, and their total; by a warp. [2, GROUPED]
-__device__ __forceinline__ void weigh_exact(
-    const Exact& exact, const float* logits, float* states) {
-    static_assert(GROUPED <= 32);
-    const int q = threadIdx.x % 32;
-    if (q >= GROUPED) return;
-    float highest = NOTHING, total = 0.f;
-#pragma unroll 1
-    for (int own = 0; exact.has(own); own++) highest = fmaxf(highest, logits[own * GROUPED + q]);
-#pragma unroll 1
-    for (int own = 0; exact.has(own); own++) total += exp2_of(logits[own * GROUPED + q] - highest);
-    states[q] = highest, states[GROUPED + q] = total;
-}
-
-// Weighted sums of the block's own exact values, the first of them loaded before. [GROUPED, VALUE_DIM]
-__device__ __forceinline__ void add_exact(
-    const Exact& exact, int head, const float* logits, const float* maxima, ExactValues values,
-    float* sums) {
-    constexpr int COUNT = ExactValues::COUNT, AT_ONCE = THREADS / VALUE_DIM;
-    static_assert(AT_ONCE > 0);
-    constexpr int PASSES = (GROUPED + AT_ONCE - 1) / AT_ONCE;
-    const int column = threadIdx.x % VALUE_DIM, first_query = threadIdx.x / VALUE_DIM;
-    float found[PASSES] = {};
-#pragma unroll 1
-    for (int first = 0; exact.has(first); first += COUNT) {
-        if (first) values.load(exact, head, first);
-#pragma unroll
-        for (int j = 0; j < COUNT; j++) {
-            if (!exact.has(first + j)) continue;
-            const float value = number_of<EXACT_VALUE_TYPE>(values.numbers[j]);
-#pragma unroll
-            for (int i = 0; i < PASSES; i++) {
-                const int q = min(first_query + i * AT_ONCE, GROUPED - 1);
-                found[i] += exp2_of(logits[(first + j) * GROUPED + q] - maxima[q]) * value;
-            }
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < PASSES; i++) {
-        const int q = first_query + i * AT_ONCE;
-        if (first_query < AT_ONCE && q < GROUPED) sums[q * VALUE_DIM + column] = found[i];
-    }
+// The columns of its first slice of what sums of coordinates are multiplied by, for a block, on their
+// way from memory.
+__device__ __forceinline__ void expect_rows(const float* rows, int part) {
+    if (part >= SHARES) return;
+    const float* own = rows + part % SLICES * SLICE;
+    each<ROWS>([&](int row) { expect(own + row * VALUE_DIM); });
 }
 
 // Every launch moves a head's counter by as much, whatever its number of blocks: one for each block,
@@ -220,7 +77,7 @@ __device__ __forceinline__ void add_parts(
         const int exact = at - SHARED_QUERIES * SUMS;
         const int i = exact < 0 ? at / SUMS : exact / COLUMNS, q = min(first_query + i, GROUPED - 1);
         const float* from = found + (exact < 0 ? q * SUMS + at % SUMS
-                                               : AT_EXACT_SUMS + q * VALUE_DIM + first_column +
+                                               : AT_EXACT_SUMS + q * EXACT_ROOM + first_column +
                                                      exact % COLUMNS);
         const float* maxima = found + q * SUMS + ROWS + 2;
         float4 sum = {};

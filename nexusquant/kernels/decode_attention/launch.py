@@ -25,10 +25,11 @@ WARPS = (8, 4)
 """Of a block, which share its basis; fewer where one has too little shared memory for them."""
 
 _HERE = Path(__file__).parent
-SOURCES = (*TILES, *(_HERE / f"{name}.cu" for name in ("softmax", "join", "parts")))
+_NAMES = ("softmax", "exact", "join", "layout", "keys", "values", "parts")
+SOURCES = (*TILES, *(_HERE / f"{name}.cu" for name in _NAMES))
 # sixteens of vectors that a warp takes at once
 _NUM_TILES = 2
-# of `join.cu`: columns of the output in a slice, which may reach past the last
+# of `softmax.cu`: columns of the output in a slice
 _SLICE = 16
 
 
@@ -64,7 +65,7 @@ def attend(
     num_kv_heads, room, _ = exact_keys.shape
     fitting, num_parts = _fitting(packed, macros, room, num_parts)
     num_found = num_kv_heads * num_parts * fitting.kernel.constant("found_numbers")
-    found = query.new_empty(num_found + _SLICE, dtype=torch.float32)
+    found = query.new_empty(num_found, dtype=torch.float32)
     tables = coder_tables(packed.key_quantizer, num_kv_heads, packed.rotary, packed.pairing)
     values = value_tables(packed.value_quantizer)
     out = query.new_empty(query.shape[0], packed.value_quantizer.dim)
@@ -91,7 +92,9 @@ def _fitting(
 
     def num_parts(num_warps: int) -> int:
         tokens_at_once = 16 * _NUM_TILES * num_warps
-        return _num_parts(packed, macros["GROUPED"], tokens_at_once, asked)
+        # several queries are two shares; one block makes all where none waits
+        shares_of_slice = macros["WAITS"] * min(macros["GROUPED"], 2)
+        return _num_parts(packed, shares_of_slice, tokens_at_once, asked)
 
     def own_bytes(num_warps: int) -> int:
         """Logits of a block's exact vectors."""
@@ -134,11 +137,13 @@ def macros_of(
     return shape_macros(packed.key_quantizer, _NUM_TILES) | values | own
 
 
-def _num_parts(packed: PackedView, num_grouped: int, tokens_at_once: int, asked: int | None) -> int:
+def _num_parts(
+    packed: PackedView, shares_of_slice: int, tokens_at_once: int, asked: int | None
+) -> int:
     num_kv_heads = packed.page_table.shape[0]
     most = _num_processors(packed.page_table.device) // num_kv_heads
-    # a block makes its shares of the output one after the other; several queries are two shares
-    num_shares = -(-packed.value_quantizer.dim // _SLICE) * min(num_grouped, 2)
+    # a block makes its shares of the output one after the other
+    num_shares = -(-packed.value_quantizer.dim // _SLICE) * shares_of_slice
     wanted = asked or max(num_shares, -(-packed.positions.shape[1] // tokens_at_once))
     return max(1, min(wanted, most))
 

@@ -2,7 +2,7 @@
 
 Tensor cores take matrices in pieces, spread over the lanes of a warp: of a product of 32 terms of
 8 bits, lane `4 g + t` holds terms 4t to 4t + 3, and 16 more than these, of row (or column) g. Which
-coordinate becomes which term is free as long as both sides agree: `tiles.cu` and `parts.cu` put the
+coordinate becomes which term is free as long as both sides agree: `tiles.cu` and `values.cu` put the
 digits of a coordinate together where they stand, and the order here is the one that this gives.
 """
 
@@ -74,7 +74,7 @@ def key_terms(widths: tuple[int, ...]) -> list[Term | None]:
 
 
 def value_terms(widths: tuple[int, ...]) -> list[Term | None]:
-    """What each row of a value's sums is, in the order in which `parts.cu` stores them."""
+    """What each row of a value's sums is, in the order in which `values.cu` adds them up."""
     firsts = range(0, ROW * len(_rows(widths)), ROW)
     terms: list[Term | None] = []
     for first in firsts:

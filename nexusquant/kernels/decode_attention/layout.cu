@@ -1,0 +1,103 @@
+// Where things are in shared memory, and how they get there. After `join.cu`, in front of `keys.cu`.
+//
+// A block has the basis, the queries and small tables; each of its warps two stages, one of which is
+// filled while it works on the other.
+//
+// Set by the launcher, beside what those want: VALUE_BYTES, HAS_MEAN.
+
+constexpr int KEY_STAGE = up(TOKENS * KEY_ROOM + 16);
+constexpr int VALUE_STAGE = up(TOKENS * VALUE_BYTES + 16);
+constexpr int STAGE = KEY_STAGE + VALUE_STAGE + 2 * TOKENS;
+// what `weigh_exact` says, and then everything else
+constexpr int AT_BASIS = up(2 * GROUPED * 4);
+constexpr int AT_QUERY = AT_BASIS + BASIS_BYTES;
+constexpr int AT_MEAN = AT_QUERY + CHUNKS * N_TILES * 256;
+constexpr int AT_COLUMNS = AT_MEAN + (HAS_MEAN ? CHUNKS * N_TILES * 256 : 0);
+constexpr int AT_SPEED = AT_COLUMNS + COLUMN_BYTES;
+constexpr int AT_RATE = AT_SPEED + HALF * 4;
+constexpr int AT_SCALE = AT_RATE + HALF * 4;
+// as they are given, of the block's head
+constexpr int QUERY_BYTES = GROUPED * DIM * (QUERY_TYPE == 0 ? 4 : 2);
+constexpr int AT_GIVEN_QUERY = AT_SCALE + 2 * 256 * 4;
+constexpr int AT_GIVEN_MEAN = AT_GIVEN_QUERY + QUERY_BYTES;
+constexpr int AT_GIVEN_COLUMNS = AT_GIVEN_MEAN + (HAS_MEAN ? DIM * 4 : 0);
+constexpr int AT_STAGE = up(AT_GIVEN_COLUMNS + 2 * HALF * 4);
+__host__ __device__ constexpr int most(int one, int other) { return one > other ? one : other; }
+// What a warp found takes the place of its stages; where there are too many queries for that, what
+// all warps found takes the place of everything but what `weigh_exact` says.
+constexpr bool IS_FOUND_LARGE = GROUPED * SUMS * 4 > 2 * STAGE;
+constexpr int AT_FOUND = IS_FOUND_LARGE ? AT_BASIS : AT_STAGE;
+constexpr int FOUND_BYTES = IS_FOUND_LARGE ? GROUPED * SUMS * 4 : 2 * STAGE;
+// logits of exact vectors come after everything
+constexpr int AT_LOGITS = up(most(
+    most(AT_STAGE + WARPS * 2 * STAGE, AT_FOUND + WARPS * FOUND_BYTES), JOINED * 4));
+// read by the launcher, which adds those
+extern "C" __constant__ const int shared_bytes = AT_LOGITS;
+
+struct Pages {
+    const u8 *key_codes, *key_scales, *value_codes, *value_scales;
+    int key_bytes;
+    const int* table;
+    const long long* positions;  // of this head
+    int first_position;
+    int length;
+};
+
+// `count` bytes, MOST of them at most, by a warp
+template <int MOST>
+__device__ __forceinline__ void copy_all(u8* target, const u8* from, int count, int lane) {
+    const u8* own = from + lane * 16;
+#pragma unroll
+    for (int i = 0; i < MOST; i += 512)
+        if (i + lane * 16 < count) copy_ahead(target + lane * 16 + i, own + i);
+}
+
+// words by a block
+template <int BYTES>
+__device__ __forceinline__ void copy_words(u8* target, const void* from) {
+    each<BYTES / 4>([&](int i) {
+        copy_word_ahead(target + 4 * i, static_cast<const u8*>(from) + 4 * i);
+    });
+}
+
+// sixteens of bytes by a block
+template <int BYTES>
+__device__ __forceinline__ void copy_wide(u8* target, const u8* from) {
+    each<BYTES / 16>([&](int i) { copy_ahead(target + 16 * i, from + 16 * i); });
+}
+
+// codes and scales of a tile into a stage of shared memory
+__device__ __forceinline__ void fetch(const Pages& pages, int page, int tile, u8* stage, int lane) {
+    long long first = static_cast<long long>(page) * PAGE + tile * TOKENS % PAGE;
+    copy_all<TOKENS * KEY_ROOM>(
+        stage, pages.key_codes + first * pages.key_bytes, TOKENS * pages.key_bytes, lane);
+    u8* target = stage + KEY_STAGE;
+    copy_all<TOKENS * VALUE_BYTES>(
+        target, pages.value_codes + first * VALUE_BYTES, TOKENS * VALUE_BYTES, lane);
+    if (lane < 2 * M_TILES) {
+        const u8* scales = lane < M_TILES ? pages.key_scales : pages.value_scales;
+        int at = lane % M_TILES * 16;
+        copy_ahead(target + VALUE_STAGE + lane / M_TILES * TOKENS + at, scales + first + at);
+    }
+}
+
+// What all warps of a block share. What is computed with comes first, on its way all at once: each
+// step that waits for the one before it would wait for memory anew;
+__device__ __forceinline__ void share_given(
+    u8* shared, const void* query, const float* mean, const int* columns, const u32* speeds,
+    const float* scales, int head) {
+    copy_words<QUERY_BYTES>(
+        shared + AT_GIVEN_QUERY, static_cast<const u8*>(query) + head * QUERY_BYTES);
+    if (HAS_MEAN) copy_words<DIM * 4>(shared + AT_GIVEN_MEAN, mean + head * DIM);
+    copy_words<2 * HALF * 4>(shared + AT_GIVEN_COLUMNS, columns);
+    copy_words<HALF * 4>(shared + AT_SPEED, speeds);
+    copy_words<512 * 4>(shared + AT_SCALE, scales);
+}
+
+// then the basis.
+__device__ __forceinline__ void share_basis(
+    u8* shared, const u8* basis, const u8* column_factors, int head) {
+    copy_wide<BASIS_BYTES>(shared + AT_BASIS, basis + static_cast<long long>(head) * BASIS_BYTES);
+    copy_wide<COLUMN_BYTES>(
+        shared + AT_COLUMNS, column_factors + static_cast<long long>(head) * COLUMN_BYTES);
+}
