@@ -1,9 +1,9 @@
 """Which coordinate of a code is which term of a product of tensor cores. Knows layouts of codes.
 
-Tensor cores take matrices in pieces, spread over the lanes of a warp: of a product of 32 terms of
-8 bits, lane `4 g + t` holds terms 4t to 4t + 3, and 16 more than these, of row (or column) g. Which
-coordinate becomes which term is free as long as both sides agree: `tiles.cu` and `values.cu` put the
-digits of a coordinate together where they stand, and the order here is the one that this gives.
+Tensor cores take matrices in pieces, spread over the lanes of a warp: of a product of 32 terms of 8
+bits, lane `4 g + t` holds terms 4t to 4t + 3, and 16 more than these, of row (or column) g. Which
+coordinate becomes which term is free as long as both sides agree: `tiles.cu` and `values.cu` put
+the digits of a coordinate together where they stand, and the order here is the one that this gives.
 """
 
 from __future__ import annotations
