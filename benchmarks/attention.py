@@ -98,7 +98,7 @@ def exact_times(num_tokens: int) -> dict[str, float]:
 
 
 def measure(preset: str, num_tokens: int, exact: dict[str, float]) -> dict:
-    """Microseconds of the kernel and of joining its parts, and how that compares."""
+    """Microseconds of the kernel, and how that compares."""
     view = random_view(num_tokens, PRESETS[preset])
     query = torch.randn(NUM_HEADS, HEAD_DIM, device=GPU, dtype=torch.float16)
     exact_vectors = [random_vectors(NUM_EXACT) for _ in range(2)]

@@ -106,6 +106,17 @@ def test_what_the_starter_knows_of_the_program_stands_in_it() -> None:
     assert f"constexpr int SLICE = {decode._SLICE};" in source
 
 
+@pytest.mark.parametrize("num_parts", [1, 2, 3, 7, 16, 33, 132])
+def test_parts_are_all_tiles_and_as_many_as_each_other(num_parts: int) -> None:
+    share = decode._share(num_parts)
+    for num_tiles in (0, 1, num_parts, 344, 1024, 4096 + 5, 2**20):
+        # as the program multiplies
+        starts = [num_tiles * (part * share % 2**32) >> 32 for part in range(num_parts)]
+        lengths = [e - b for b, e in zip(starts, [*starts[1:], num_tiles], strict=True)]
+        assert starts[0] == 0 and sum(lengths) == num_tiles
+        assert max(lengths) - min(lengths) <= 1
+
+
 @pytest.mark.parametrize("of_keys", [True, False])
 def test_rebuilding_gets_what_it_takes(of_keys: bool, recorders) -> None:
     view = CASES[0].view()

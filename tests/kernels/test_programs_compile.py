@@ -67,6 +67,22 @@ def test_decode_compiles_within_its_registers_and_shared_memory(number: int) -> 
     assert registers <= 255 and stack <= FEW_BYTES
 
 
+def macros_of(num_queries: int, dim: int) -> dict[str, int]:
+    """Of one KV head with so many queries."""
+    case = DecodeCase(lengths=(64,), dim=dim, rotary_dim=dim, groups=num_queries)
+    query = case.query().half()
+    return decode.macros_of(query, case.view(), query, query, None) | {"WAITS": 1}
+
+
+def test_many_queries_take_no_memory_beside_what_they_replace() -> None:
+    compiled(decode.SOURCES, macros_of(16, 128), (max(decode.WARPS),), (8, 6))
+
+
+def test_a_head_may_have_more_queries_than_a_warp_has_lanes() -> None:
+    source, macros = source_of(decode.SOURCES, ""), macros_of(48, 64) | {"WARPS": 4}
+    assert compile_cubin(nvrtc(), source, macros, (9, 0))
+
+
 @pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
 @pytest.mark.parametrize("has_keys", [True, False])
 def test_rebuilding_compiles(capability: tuple[int, int], has_keys: bool) -> None:

@@ -22,6 +22,7 @@ constexpr int AT_GIVEN_QUERY = AT_SCALE + 2 * 256 * 4;
 constexpr int AT_GIVEN_MEAN = AT_GIVEN_QUERY + QUERY_BYTES;
 constexpr int AT_GIVEN_COLUMNS = AT_GIVEN_MEAN + (HAS_MEAN ? DIM * 4 : 0);
 constexpr int AT_STAGE = up(AT_GIVEN_COLUMNS + 2 * HALF * 4);
+
 __host__ __device__ constexpr int most(int one, int other) { return one > other ? one : other; }
 // What a warp found takes the place of its stages; where there are too many queries for that, what
 // all warps found takes the place of everything but what `weigh_exact` says.
@@ -81,8 +82,8 @@ __device__ __forceinline__ void fetch(const Pages& pages, int page, int tile, u8
     }
 }
 
-// What all warps of a block share. What is computed with comes first, on its way all at once: each
-// step that waits for the one before it would wait for memory anew;
+// What all warps of a block share and something is computed of (`share_computed`): on its way first,
+// and all at once, since each step that waits for the one before it would wait for memory anew.
 __device__ __forceinline__ void share_given(
     u8* shared, const void* query, const float* mean, const int* columns, const u32* speeds,
     const float* scales, int head) {
@@ -94,7 +95,7 @@ __device__ __forceinline__ void share_given(
     copy_words<512 * 4>(shared + AT_SCALE, scales);
 }
 
-// then the basis.
+// The basis, which is needed later.
 __device__ __forceinline__ void share_basis(
     u8* shared, const u8* basis, const u8* column_factors, int head) {
     copy_wide<BASIS_BYTES>(shared + AT_BASIS, basis + static_cast<long long>(head) * BASIS_BYTES);
