@@ -2,8 +2,11 @@
 
 The shape is one layer of Llama-3.1-8B: 8 KV heads, 32 query heads, 128 values. Codes are random
 bytes in a preset's bits, as many as it keeps, with what it holds exactly beside them; times are
-medians of CUDA graphs, the better of flash attention and cuDNN beside them. Refuses to print times
-if the kernel's sums are not the reference's. The last line is one JSON document.
+medians of CUDA graphs, the better of flash attention and cuDNN beside them. Before each run other
+memory goes through the L2 cache: once by writes, as most benchmarks do it, and once by reads, as a
+step reads weights between two layers. After writes all reads wait for what is written back, and who
+reads more waits longer. Refuses to print times if the kernel's sums are not the reference's. The
+last line is one JSON document.
 
     python benchmarks/attention.py [--tokens 8192 32768 131072]
 """
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +23,6 @@ from pathlib import Path
 import torch
 import triton
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from triton.testing import do_bench
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -49,6 +52,9 @@ NUM_EXACT = 68
 MOST_ERROR = 0.003
 """Of outputs, which are means over so many random tokens that little is left of them."""
 BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+FLUSH_BYTES = 2**29
+"""More than any L2 cache has."""
+WARMUPS, RUNS = 10, 60
 GPU = torch.device("cuda")
 
 
@@ -79,8 +85,8 @@ def main() -> None:
     print(json.dumps({**setting, "rows": rows}))
 
 
-def exact_times(num_tokens: int) -> dict[str, float]:
-    """Microseconds of SDPA in float16 over every token."""
+def exact_times(num_tokens: int) -> dict[str, dict[str, float]]:
+    """Of SDPA in float16 over every token, by backend; see `median_us`."""
     keys = torch.randn(1, NUM_KV_HEADS, num_tokens, HEAD_DIM, device=GPU, dtype=torch.float16)
     values = torch.randn_like(keys)
     query = torch.randn(1, NUM_HEADS, 1, HEAD_DIM, device=GPU, dtype=torch.float16)
@@ -97,7 +103,7 @@ def exact_times(num_tokens: int) -> dict[str, float]:
     }
 
 
-def measure(preset: str, num_tokens: int, exact: dict[str, float]) -> dict:
+def measure(preset: str, num_tokens: int, exact: dict[str, dict[str, float]]) -> dict:
     """Microseconds of the kernel, and how that compares."""
     view = random_view(num_tokens, PRESETS[preset])
     query = torch.randn(NUM_HEADS, HEAD_DIM, device=GPU, dtype=torch.float16)
@@ -105,15 +111,13 @@ def measure(preset: str, num_tokens: int, exact: dict[str, float]) -> dict:
     error = relative_error(query, view, exact_vectors)
     if not error < MOST_ERROR:
         raise SystemExit(f"The kernel's sums are wrong by {error:.3f}: no time is worth telling.")
-    time = median_us(lambda: attend(query, view, *exact_vectors, SCALING))
-    return {
-        "preset": preset,
-        "num_tokens": num_tokens,
-        "kernel_us": time,
-        **{f"{name}_us": of_exact for name, of_exact in exact.items()},
-        "times_as_fast": round(min(exact.values()) / time, 3),
-        "error": round(error, 5),
-    }
+    times = {**exact, "kernel": median_us(lambda: attend(query, view, *exact_vectors, SCALING))}
+    row: dict = {"preset": preset, "num_tokens": num_tokens, "error": round(error, 5)}
+    for flush, suffix in (("writes", ""), ("reads", "_after_reads")):
+        row |= {f"{name}_us{suffix}": of_name[flush] for name, of_name in times.items()}
+        best = min(of_name[flush] for of_name in exact.values())
+        row[f"times_as_fast{suffix}"] = round(best / times["kernel"][flush], 3)
+    return row
 
 
 def random_view(num_tokens: int, config: CompressionConfig) -> PackedView:
@@ -166,14 +170,29 @@ def relative_error(
     return float((actual - expected).norm() / expected.norm())
 
 
-def median_us(work: Callable[[], object]) -> float:
-    """Microseconds of `work` as a CUDA graph: no launch waits for Python."""
+def median_us(work: Callable[[], object]) -> dict[str, float]:
+    """Microseconds of `work` as a CUDA graph, which waits for no Python; by what went before it."""
     work()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         work()
-    return round(1e3 * do_bench(graph.replay, warmup=10, rep=50, return_mode="median"), 1)
+    other = torch.zeros(FLUSH_BYTES // 4, device=GPU)
+    flushes = {"writes": other.zero_, "reads": other.sum}
+    return {name: _median_us(graph.replay, flush) for name, flush in flushes.items()}
+
+
+def _median_us(work: Callable[[], object], flush: Callable[[], object]) -> float:
+    spans = []
+    for _ in range(WARMUPS + RUNS):
+        flush()
+        spans.append([torch.cuda.Event(enable_timing=True) for _ in range(2)])
+        spans[-1][0].record()
+        work()
+        spans[-1][1].record()
+    torch.cuda.synchronize()
+    times = [1e3 * start.elapsed_time(end) for start, end in spans[WARMUPS:]]
+    return round(statistics.median(times), 1)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 // The exact vectors: sinks and the newest, as they are. After `softmax.cu`, in front of `join.cu`.
 //
-// Each block of a KV head has every so many-th of them. Their keys are compared while codes are on
-// their way, and their values added up when the codes are done with.
+// Each block of a KV head has every so many-th of them. Their keys are compared by its last warps,
+// which have the fewest tiles, before those, and their values added up when all tiles are done with.
 //
 // Set by the launcher, beside what `softmax.cu` wants: DIM, EXACT_KEY_TYPE, EXACT_VALUE_TYPE (as
 // QUERY_TYPE).
+
+constexpr int FEW_WARPS = WARPS / 4 + 1;
 
 // [H_kv, room, D]; the first `count` are there, of which a block has every so many-th
 struct Exact {
@@ -12,11 +14,16 @@ struct Exact {
     int room, count, part, num_parts;
     __device__ int index(int own) const { return part + num_parts * own; }
     __device__ bool has(int own) const { return index(own) < count; }
+    // a few are compared by the last warps, more than there are warps by all
+    __device__ int num_warps() const { return has(WARPS) ? WARPS : FEW_WARPS; }
     __device__ bool has_room(int own) const { return index(own) < room; }
     __device__ long long place(int head, int own) const {
         return static_cast<long long>(head) * room + index(own);
     }
 };
+
+// the last warp has the first vector
+__device__ __forceinline__ int first_exact() { return WARPS - 1 - threadIdx.x / 32; }
 
 // A block's own vectors on their way from memory: they are needed late.
 __device__ __forceinline__ void expect_exact(const Exact& exact, int head) {
@@ -55,10 +62,10 @@ __device__ __forceinline__ Vector load_key(const Exact& exact, int head, int own
 __device__ __forceinline__ void compare_exactly(
     const void* query, const Exact& exact, int head, Vector key, float scaling, float softcap,
     float* logits) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int lane = threadIdx.x % 32, num_warps = exact.num_warps();
 #pragma unroll 1
-    for (int own = warp; exact.has(own); own += WARPS) {
-        if (own != warp) key = load_key(exact, head, own);
+    for (int own = first_exact(); exact.has(own); own += num_warps) {
+        const Vector next = load_key(exact, head, own + num_warps);
 #pragma unroll 4
         for (int q = 0; q < GROUPED; q++) {
             float sum = 0.f;
@@ -73,6 +80,36 @@ __device__ __forceinline__ void compare_exactly(
             for (int step = 16; step; step /= 2) sum += __shfl_xor_sync(~0u, sum, step);
             if (lane == 0) logits[own * GROUPED + q] = capped(sum * scaling * LOG2_E, softcap);
         }
+        key = next;
+    }
+}
+
+// lanes to a query, where a warp has several for each
+__host__ __device__ constexpr int lanes_each(int lanes) {
+    return lanes == 1 || lanes * GROUPED <= 32 ? lanes : lanes_each(lanes / 2);
+}
+
+// Of each query the maximum of the block's own exact logits, and their total, by a warp. [2, GROUPED]
+__device__ __forceinline__ void weigh_exact(
+    const Exact& exact, const float* logits, float* of_exact) {
+    constexpr int EACH = lanes_each(32);
+    const int own = threadIdx.x % EACH;
+#pragma unroll 1
+    for (int first = 0; first < GROUPED; first += 32 / EACH) {
+        const int q = min(first + static_cast<int>(threadIdx.x) % 32 / EACH, GROUPED - 1);
+        float highest = NOTHING, total = 0.f;
+#pragma unroll 1
+        for (int i = own; exact.has(i); i += EACH)
+            highest = fmaxf(highest, logits[i * GROUPED + q]);
+#pragma unroll
+        for (int step = EACH / 2; step; step /= 2)
+            highest = fmaxf(highest, __shfl_xor_sync(~0u, highest, step));
+#pragma unroll 1
+        for (int i = own; exact.has(i); i += EACH)
+            total += exp2_of(logits[i * GROUPED + q] - highest);
+#pragma unroll
+        for (int step = EACH / 2; step; step /= 2) total += __shfl_xor_sync(~0u, total, step);
+        if (own == 0) of_exact[q] = highest, of_exact[GROUPED + q] = total;
     }
 }
 
@@ -89,21 +126,6 @@ struct ExactValues {
         }
     }
 };
-
-// Of each query the maximum of the block's own exact logits, and their total; by a warp, a lane for
-// each query: a block has few exact vectors. [2, GROUPED]
-__device__ __forceinline__ void weigh_exact(
-    const Exact& exact, const float* logits, float* of_exact) {
-#pragma unroll 1
-    for (int q = threadIdx.x % 32; q < GROUPED; q += 32) {
-        float highest = NOTHING, total = 0.f;
-#pragma unroll 1
-        for (int i = 0; exact.has(i); i++) highest = fmaxf(highest, logits[i * GROUPED + q]);
-#pragma unroll 1
-        for (int i = 0; exact.has(i); i++) total += exp2_of(logits[i * GROUPED + q] - highest);
-        of_exact[q] = highest, of_exact[GROUPED + q] = total;
-    }
-}
 
 // Weighted sums of the block's own exact values, the first of them loaded before. `of_exact`: see
 // `weigh_exact`. [GROUPED, EXACT_ROOM]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from nexusquant.kernels.cuda_program import starts_cooperative
+from nexusquant.kernels.cuda_program import CudaKernel, starts_cooperative
 from nexusquant.kernels.decode_attention.reference import PackedView
 from nexusquant.kernels.tiles.coder_tables import (
     TILES,
@@ -29,8 +29,6 @@ _NAMES = ("softmax", "exact", "join", "layout", "keys", "values", "parts")
 SOURCES = (*TILES, *(_HERE / f"{name}.cu" for name in _NAMES))
 # sixteens of vectors that a warp takes at once
 _NUM_TILES = 2
-# of `softmax.cu`: columns of the output in a slice
-_SLICE = 16
 
 
 def attend(
@@ -61,25 +59,25 @@ def attend(
     """
     query, exact_keys, exact_values = (t.contiguous() for t in (query, exact_keys, exact_values))
     waits = starts_cooperative(query.device)
-    macros = macros_of(query, packed, exact_keys, exact_values, softcap) | {"WAITS": int(waits)}
+    shapes = (query, packed, exact_keys, exact_values, softcap)
+    macros = macros_of(*shapes, waits=waits, most_parts=_most_parts(packed))
     num_kv_heads, room, _ = exact_keys.shape
     fitting, num_parts = _fitting(packed, macros, room, num_parts)
     num_found = num_kv_heads * num_parts * fitting.kernel.constant("found_numbers")
-    found = query.new_empty(num_found, dtype=torch.float32)
     tables = coder_tables(packed.key_quantizer, num_kv_heads, packed.rotary, packed.pairing)
+    basis, factors, places, sizes = tables.fragments
     values = value_tables(packed.value_quantizer)
     out = query.new_empty(query.shape[0], packed.value_quantizer.dim)
     fitting.kernel.launch(
         *((num_kv_heads, num_parts), 32 * fitting.num_warps, fitting.shared_bytes),
-        *(query, packed.key_quantizer.bytes_per_vector - 1),
-        *(packed.keys.codes, packed.keys.scales, packed.values.codes, packed.values.scales),
-        *(packed.page_table, packed.page_table.stride(0), packed.lengths),
-        *(packed.positions, packed.positions.stride(0), packed.first_position or 0),
-        *(*tables.fragments, tables.mean, tables.columns, tables.speeds),
-        *(scales_and_exponents(query.device), float(tables.growth), values.places),
+        *(packed.lengths, packed.page_table, packed.page_table.stride(0)),
+        *(packed.key_quantizer.bytes_per_vector - 1, query, tables.mean, tables.columns),
+        *(tables.speeds, scales_and_exponents(query.device), basis, factors),
+        *(exact_keys, exact_values, room, packed.positions.stride(0), num_exact, sizes, places),
+        *(values.places, packed.keys.codes, packed.keys.scales, packed.values.codes),
+        *(packed.values.scales, packed.positions, packed.first_position or 0, tables.growth),
         *(float(scaling), float(softcap or 1.0), values.rows, values.offset),
-        *(exact_keys, exact_values, room, num_exact),
-        *(_share(num_parts), found, tables.arrivals, out),
+        *(torch.empty(num_found, device=query.device), tables.arrivals, out),
         is_cooperative=waits and num_parts > 1,
     )
     return out
@@ -89,20 +87,21 @@ def _fitting(
     packed: PackedView, macros: Mapping[str, int], room: int, asked: int | None
 ) -> tuple[FittingKernel, int]:
     """The kernel that fits the device, and how many parts it makes of a head."""
+    num_tokens = packed.positions.shape[1]
 
-    def num_parts(num_warps: int) -> int:
-        tokens_at_once = 16 * _NUM_TILES * num_warps
-        # several queries are two shares; one block makes all where none waits
-        shares_of_slice = macros["WAITS"] * min(macros["GROUPED"], 2)
-        return _num_parts(packed, shares_of_slice, tokens_at_once, asked)
+    def num_parts(kernel: CudaKernel, num_warps: int) -> int:
+        # a block makes its shares of the output one after the other
+        num_shares = kernel.constant("num_shares")
+        wanted = asked or max(num_shares, -(-num_tokens // (16 * _NUM_TILES * num_warps)))
+        return min(wanted, macros["MOST_PARTS"])
 
-    def own_bytes(num_warps: int) -> int:
+    def own_bytes(kernel: CudaKernel, num_warps: int) -> int:
         """Logits of a block's exact vectors."""
-        return 4 * macros["GROUPED"] * -(-room // num_parts(num_warps))
+        return 4 * macros["GROUPED"] * -(-room // num_parts(kernel, num_warps))
 
     device = packed.page_table.device
     fitting = fitting_kernel(SOURCES, "attend", macros, WARPS, device, own_bytes)
-    return fitting, num_parts(fitting.num_warps)
+    return fitting, num_parts(fitting.kernel, fitting.num_warps)
 
 
 def macros_of(
@@ -111,8 +110,21 @@ def macros_of(
     exact_keys: torch.Tensor,
     exact_values: torch.Tensor,
     softcap: float | None,
+    *,
+    waits: bool,
+    most_parts: int,
 ) -> dict[str, int]:
-    """What the program has to know of the tensors, but for WARPS and WAITS."""
+    """What the program has to know, but for WARPS.
+
+    Args:
+        query: As in `attend`, like those that follow.
+        packed: Codes of the shape.
+        exact_keys: Of the type.
+        exact_values: Likewise.
+        softcap: If any.
+        waits: Whether all blocks run at once, so that they can wait for each other.
+        most_parts: Blocks of a head that run at once.
+    """
     widths = packed.value_quantizer.widths
     num_grouped = query.shape[0] // packed.page_table.shape[0]
     rows = [widths[first : first + ROW] for first in range(0, len(widths), ROW)]
@@ -131,26 +143,17 @@ def macros_of(
         "QUERY_TYPE": TYPES[query.dtype],
         "EXACT_KEY_TYPE": TYPES[exact_keys.dtype],
         "EXACT_VALUE_TYPE": TYPES[exact_values.dtype],
+        "WAITS": int(waits),
+        "MOST_PARTS": most_parts,
     }
     shape = CodeShape.of(widths)._asdict()
     values = {f"VALUE_{name.upper()}": number for name, number in shape.items()}
     return shape_macros(packed.key_quantizer, _NUM_TILES) | values | own
 
 
-def _num_parts(
-    packed: PackedView, shares_of_slice: int, tokens_at_once: int, asked: int | None
-) -> int:
-    num_kv_heads = packed.page_table.shape[0]
-    most = _num_processors(packed.page_table.device) // num_kv_heads
-    # a block makes its shares of the output one after the other
-    num_shares = -(-packed.value_quantizer.dim // _SLICE) * shares_of_slice
-    wanted = asked or max(num_shares, -(-packed.positions.shape[1] // tokens_at_once))
-    return max(1, min(wanted, most))
-
-
-def _share(num_parts: int) -> int:
-    """A part of 2^32, rounded up: all have as many tiles as each other. All of it is 0."""
-    return -(-(2**32) // num_parts) % 2**32
+def _most_parts(packed: PackedView) -> int:
+    """Blocks of a head, if all heads' run at once."""
+    return max(1, _num_processors(packed.page_table.device) // packed.page_table.shape[0])
 
 
 @functools.cache

@@ -23,7 +23,6 @@ constexpr int AT_GIVEN_MEAN = AT_GIVEN_QUERY + QUERY_BYTES;
 constexpr int AT_GIVEN_COLUMNS = AT_GIVEN_MEAN + (HAS_MEAN ? DIM * 4 : 0);
 constexpr int AT_STAGE = up(AT_GIVEN_COLUMNS + 2 * HALF * 4);
 
-__host__ __device__ constexpr int most(int one, int other) { return one > other ? one : other; }
 // What a warp found takes the place of its stages; where there are too many queries for that, what
 // all warps found takes the place of everything but what `weigh_exact` says.
 constexpr bool IS_FOUND_LARGE = GROUPED * SUMS * 4 > 2 * STAGE;
@@ -35,22 +34,53 @@ constexpr int AT_LOGITS = up(most(
 // read by the launcher, which adds those
 extern "C" __constant__ const int shared_bytes = AT_LOGITS;
 
+// Those of a head: `first_page` and `first_of_positions` are where its own begin.
 struct Pages {
     const u8 *key_codes, *key_scales, *value_codes, *value_scales;
-    int key_bytes;
+    u32 key_bytes;
     const int* table;
-    const long long* positions;  // of this head
-    int first_position;
-    int length;
+    u32 first_page, table_width;
+    const long long* positions;
+    u32 first_of_positions, first_position, length;
+
+    static constexpr u32 TILES = PAGE / TOKENS;
+    // of a tile; of one that is not there, anything
+    __device__ __forceinline__ u32 page(u32 tile) const {
+        return tile / TILES < table_width ? table[first_page + tile / TILES] : 0;
+    }
+    __device__ __forceinline__ u32 position(u32 index) const {
+        if (IS_WHOLE) return first_position + index;
+        return index < length ? static_cast<u32>(positions[first_of_positions + index]) : 0;
+    }
 };
 
-// `count` bytes, MOST of them at most, by a warp
-template <int MOST>
-__device__ __forceinline__ void copy_all(u8* target, const u8* from, int count, int lane) {
-    const u8* own = from + lane * 16;
+// Keys of a tile by a warp: each sixteen of them where it is known to begin, whatever a key's bytes.
+__device__ __forceinline__ void copy_keys(u8* target, const u8* from, u32 key_bytes, u32 lane) {
+    static_assert(M_TILES <= 2);
+    constexpr u32 FEWEST = KEY_ROOM > 16 ? KEY_ROOM - 15 : 1;
+    u32 place = static_cast<u32>(__cvta_generic_to_shared(target)) + lane * 16;
+    from += lane * 16;
+    // one sum for all copies, which add to it what is known now
+    asm volatile("" : "+r"(place), "+l"(from));
+    // a sixteen has as many pieces as a key has bytes
 #pragma unroll
-    for (int i = 0; i < MOST; i += 512)
-        if (i + lane * 16 < count) copy_ahead(target + lane * 16 + i, own + i);
+    for (u32 i = 0; i < M_TILES * KEY_ROOM; i += 32) {
+        const bool is_second = i >= KEY_ROOM || (i + 31 >= FEWEST && i + lane >= key_bytes);
+        const u32 moved = is_second ? 16 * (KEY_ROOM - key_bytes) : 0;
+        if (i + 32 <= M_TILES * FEWEST || i + lane < M_TILES * key_bytes)
+            copy_ahead(place + moved + 16 * i, from + 16 * i);
+    }
+}
+
+// values of a tile, likewise
+__device__ __forceinline__ void copy_values(u8* target, const u8* from, u32 lane) {
+    u32 place = static_cast<u32>(__cvta_generic_to_shared(target)) + lane * 16;
+    from += lane * 16;
+    asm volatile("" : "+r"(place), "+l"(from));
+#pragma unroll
+    for (u32 i = 0; i < TOKENS * VALUE_BYTES; i += 512)
+        if (i + 512 <= TOKENS * VALUE_BYTES || i + lane * 16 < TOKENS * VALUE_BYTES)
+            copy_ahead(place + i, from + i);
 }
 
 // words by a block
@@ -68,17 +98,16 @@ __device__ __forceinline__ void copy_wide(u8* target, const u8* from) {
 }
 
 // codes and scales of a tile into a stage of shared memory
-__device__ __forceinline__ void fetch(const Pages& pages, int page, int tile, u8* stage, int lane) {
-    long long first = static_cast<long long>(page) * PAGE + tile * TOKENS % PAGE;
-    copy_all<TOKENS * KEY_ROOM>(
-        stage, pages.key_codes + first * pages.key_bytes, TOKENS * pages.key_bytes, lane);
+__device__ __forceinline__ void fetch(const Pages& pages, u32 page, u32 tile, u8* stage, u32 lane) {
+    const u32 vector = page * PAGE + tile % Pages::TILES * TOKENS;
+    const unsigned long long first = vector;
+    copy_keys(stage, pages.key_codes + first * pages.key_bytes, pages.key_bytes, lane);
     u8* target = stage + KEY_STAGE;
-    copy_all<TOKENS * VALUE_BYTES>(
-        target, pages.value_codes + first * VALUE_BYTES, TOKENS * VALUE_BYTES, lane);
+    copy_values(target, pages.value_codes + first * VALUE_BYTES, lane);
     if (lane < 2 * M_TILES) {
         const u8* scales = lane < M_TILES ? pages.key_scales : pages.value_scales;
-        int at = lane % M_TILES * 16;
-        copy_ahead(target + VALUE_STAGE + lane / M_TILES * TOKENS + at, scales + first + at);
+        const u8* own = scales + first + lane % M_TILES * 16;
+        copy_ahead(static_cast<u32>(__cvta_generic_to_shared(target + VALUE_STAGE)) + lane * 16, own);
     }
 }
 

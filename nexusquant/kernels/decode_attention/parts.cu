@@ -169,59 +169,48 @@ __device__ __forceinline__ void add_warps(const float* warps, const float* of_ex
     });
 }
 
+// Parameters stand in the order in which they are needed: those of a cold launch come in lines.
 extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend(
-    const void* query, int key_bytes, const u8* key_codes, const u8* key_scales,
-    const u8* value_codes, const u8* value_scales, const int* page_table, int table_width,
-    const long long* lengths, const long long* positions, int positions_width, int first_position,
-    const u8* basis, const u8* column_factors, const uint4* places, const float* sizes,
-    const float* mean, const int* columns, const u32* speeds, const float* scales, float growth,
-    const u32* value_places, float scaling, float softcap, const float* rows, const float* offset,
-    const void* exact_keys, const void* exact_values, int exact_room, const long long* num_exact,
-    u32 of_part, float* found, u32* counters, void* out) {
+    const long long* lengths, const int* page_table, u32 table_width, u32 key_bytes,
+    const void* query, const float* mean, const int* columns, const u32* speeds, const float* scales,
+    const u8* basis, const u8* column_factors, const void* exact_keys, const void* exact_values,
+    int exact_room, u32 positions_width, const long long* num_exact, const float* sizes,
+    const uint4* places, const u32* value_places, const u8* key_codes, const u8* key_scales,
+    const u8* value_codes, const u8* value_scales, const long long* positions, u32 first_position,
+    float growth, float scaling, float softcap, const float* rows, const float* offset, float* found,
+    u32* counters, void* out) {
     extern __shared__ __align__(16) u8 shared[];
     const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
     const int g = lane / 4, t = lane % 4;
     const int head = blockIdx.x, part = blockIdx.y, num_parts = gridDim.y;
-    const int count = num_exact ? static_cast<int>(*num_exact) : exact_room;
-    const Exact exact = {exact_keys, exact_values, exact_room, count, part, num_parts};
-    const int* table = page_table + head * table_width;
-    const long long length = lengths[head];
-    // where its pages are is asked for as soon as their number is known
-#pragma unroll 1
-    for (int i = thread * 32; i < table_width; i += THREADS * 32) expect(table + i);
+    // All tiles in turns: where the first one is can be asked for before their number is known.
+    const u32 stride = num_parts * WARPS;
+    u32 tile = part + num_parts * warp;
+    Pages pages = {
+        key_codes, key_scales, value_codes, value_scales, key_bytes, page_table, head * table_width,
+        table_width, positions, head * positions_width, first_position};
+    const u32 page = pages.page(tile);
+    u32 page_next = pages.page(tile + stride);
+    pages.length = static_cast<u32>(lengths[head]);
     share_given(shared, query, mean, columns, speeds, scales, head);
     asm volatile("cp.async.commit_group;");
     share_basis(shared, basis, column_factors, head);
-    const Vector first_key = load_key(exact, head, warp);
+    const int count = num_exact ? static_cast<int>(*num_exact) : exact_room;
+    const Exact exact = {exact_keys, exact_values, exact_room, count, part, num_parts};
+    const Vector first_key = load_key(exact, head, first_exact());
     const float size = sizes[head];
     const GivenPlaces key_places = load_places(places, t);
     u32 own_value_places[VALUE_ROWS];
 #pragma unroll
     for (int r = 0; r < VALUE_ROWS; r++) own_value_places[r] = value_places[8 * r + g];
     expect_exact(exact, head);
-    expect_rows(rows, part);
-    const Pages pages = {
-        key_codes, key_scales, value_codes, value_scales, key_bytes, table,
-        positions + static_cast<long long>(head) * positions_width, first_position,
-        static_cast<int>(length)};
-    const int num_tiles = (pages.length + TOKENS - 1) / TOKENS;
-    // no division waits for the number of tiles
-    const int begin = __umulhi(num_tiles, part * of_part);
-    const int end = part + 1 == num_parts ? num_tiles : __umulhi(num_tiles, (part + 1) * of_part);
-    constexpr int PER_PAGE = PAGE / TOKENS;
 
+    const u32 num_tiles = (pages.length + TOKENS - 1) / TOKENS;
     u8* stages = shared + AT_STAGE + warp * 2 * STAGE;
-    int tile = begin + warp;
-    auto position_of = [&](int of_tile) {
-        int index = of_tile * TOKENS + lane % TOKENS;
-        if (IS_WHOLE) return pages.first_position + index;
-        return index < pages.length ? static_cast<int>(pages.positions[index]) : 0;
-    };
-    int page_next = 0, position_next = 0;
-    if (tile < end) {
-        fetch(pages, pages.table[tile / PER_PAGE], tile, stages, lane);
-        position_next = position_of(tile);
-        if (tile + WARPS < end) page_next = pages.table[(tile + WARPS) / PER_PAGE];
+    u32 position_next = 0;
+    if (tile < num_tiles) {
+        fetch(pages, page, tile, stages, lane);
+        position_next = pages.position(tile * TOKENS + lane % TOKENS);
     }
     asm volatile("cp.async.commit_group;");
 
@@ -230,29 +219,31 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend(
     asm volatile("cp.async.wait_group 1;");
     __syncthreads();
     share_computed(shared, size, growth, scaling);
-    float* logits = reinterpret_cast<float*>(shared + AT_LOGITS);
-    compare_exactly(shared + AT_GIVEN_QUERY, exact, head, first_key, scaling, softcap, logits);
     asm volatile("cp.async.wait_group 0;");
     __syncthreads();
 
+    float* logits = reinterpret_cast<float*>(shared + AT_LOGITS);
     float* of_exact = reinterpret_cast<float*>(shared);
-    // it has no more tiles than the others, and all read this at the end
-    if (warp == WARPS - 1) weigh_exact(exact, logits, of_exact);
+    const int num_exact_warps = exact.num_warps();
+    if (first_exact() < num_exact_warps) {
+        compare_exactly(shared + AT_GIVEN_QUERY, exact, head, first_key, scaling, softcap, logits);
+        asm volatile("barrier.sync 1, %0;" ::"r"(num_exact_warps * 32) : "memory");
+        if (warp == WARPS - 1) weigh_exact(exact, logits, of_exact);
+    }
     const float* own_scales = reinterpret_cast<const float*>(shared + AT_SCALE);
     Softmax softmax;
     clear(softmax);
 
     int at_next = 0;
 #pragma unroll 1
-    for (; tile < end; tile += WARPS) {
+    for (; tile < num_tiles; tile += stride) {
         u8* stage = stages + at_next;
         at_next = STAGE - at_next;
-        int own_position = position_next;
-        int next = tile + WARPS;
-        if (next < end) {
+        const u32 own_position = position_next, next = tile + stride;
+        if (next < num_tiles) {
             fetch(pages, page_next, next, stages + at_next, lane);
-            position_next = position_of(next);
-            if (next + WARPS < end) page_next = pages.table[(next + WARPS) / PER_PAGE];
+            position_next = pages.position(next * TOKENS + lane % TOKENS);
+            page_next = pages.page(next + stride);
         }
         asm volatile("cp.async.commit_group;");
         asm volatile("cp.async.wait_group 1;");
@@ -262,7 +253,7 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend(
         u32 position[M_TILES][2];
 #pragma unroll
         for (int m = 0; m < M_TILES; m++) {
-            const u8* row = stage + (16 * m + g) * key_bytes;
+            const u8* row = stage + 16 * m * KEY_ROOM + g * key_bytes;
             split_vectors(row, row + 8 * key_bytes, own_places, a[m]);
 #pragma unroll
             for (int h = 0; h < 2; h++)
@@ -288,10 +279,18 @@ extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend(
     __syncthreads();
     add_warps(reinterpret_cast<const float*>(shared + AT_FOUND), of_exact, own);
     add_exact(exact, head, logits, of_exact, values, own + AT_EXACT_SUMS);
-    if (!all_have_written(counters + head, part, num_parts)) return;
+    const u32 num_written = say_written(counters + head, part, num_parts);
+    // while others write
+    Slice slice;
+    const int first_share = WAITS ? part : 0;
+    slice.load(rows, offset, first_column_of(first_share));
+    if (!all_have_written(num_written, counters + head, part, num_parts)) return;
     float* joined = reinterpret_cast<float*>(shared);
-    for (int share = WAITS ? part : 0; share < SHARES; share += num_parts) {
-        if (share >= num_parts) __syncthreads();
-        join(of_head, num_parts, share, rows, offset, joined, out, head);
+    for (int share = first_share; share < SHARES; share += num_parts) {
+        if (share != first_share) {
+            __syncthreads();
+            slice.load(rows, offset, first_column_of(share));
+        }
+        join(of_head, num_parts, share, slice, rows, offset, joined, out, head);
     }
 }

@@ -7,8 +7,9 @@ constexpr int THREADS = WARPS * 32;
 // sixteens of a value's coordinates and parities
 constexpr int V_TILES = 4 * VALUE_ROWS + (VALUE_ROWS + 1) / 2;
 constexpr int ROWS = 16 * V_TILES;
-// the output is made in slices of its columns, which may reach past the last
-constexpr int SLICE = 16;
+// the output is made in slices of its columns, which may reach past the last; lanes to a column
+constexpr int LANES = 8;
+constexpr int SLICE = THREADS / LANES;
 constexpr int SLICES = (VALUE_DIM + SLICE - 1) / SLICE;
 constexpr int EXACT_ROOM = SLICES * SLICE;
 constexpr float NOTHING = -1e30f;

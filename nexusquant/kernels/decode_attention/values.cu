@@ -1,20 +1,15 @@
 // Values, weighed. After `keys.cu`, in front of `parts.cu`.
 //
 // The sum of values stays in coordinates until the parts are joined (`join.cu`). Coordinates are
-// float16 numbers: put under the exponent of 1024, bits are a number where they stand, so that masks
-// and a subtraction make two of them.
+// float16 numbers below the smallest normal one, which tensor cores take like any other: their bits,
+// wherever they stand below an exponent of 0, are whole numbers of 2^-24. So masks make two of them.
 //
 // Set by the launcher, beside what those want: VALUE_DIGITS, VALUE_ODD, VALUE_MIXED.
 
 // coordinates `i` of two groups from their lower digits and, moved up by two bits, their upper ones
 template <int I>
 __device__ __forceinline__ u32 field(u32 lower, u32 upper) {
-    u32 number, mask = 0x000C000Cu << 2 * I;
-    asm("lop3.b32 %0, %1, %2, 0x64006400, 0xEA;"
-        : "=r"(number) : "r"(lower), "n"(0x00030003u << 2 * I));
-    number |= upper & mask;
-    asm("sub.rn.f16x2 %0, %0, %1;" : "+r"(number) : "r"(0x64006400u));
-    return number;
+    return lower & 0x00030003u << 2 * I | upper & 0x000C000Cu << 2 * I;
 }
 
 // 1 where an odd number of the lowest bits of eight digits is set, of each half of two words
@@ -23,7 +18,7 @@ __device__ __forceinline__ void find_parities(u32 near, u32 far, u32& of_near, u
     odd ^= odd >> 8;
     odd ^= odd >> 4;
     odd ^= odd >> 2;
-    of_near = (odd & 0x00010001u) * 0x3C00u, of_far = (odd >> 1 & 0x00010001u) * 0x3C00u;
+    of_near = odd & 0x00010001u, of_far = odd >> 1 & 0x00010001u;
 }
 
 // the bits of a byte of each half, two places apart

@@ -128,7 +128,7 @@ def fitting_kernel(
     macros: Mapping[str, int],
     warps: Sequence[int],
     device: torch.device,
-    own_bytes: Callable[[int], int] = lambda _: 0,
+    own_bytes: Callable[[CudaKernel, int], int] = lambda *_: 0,
 ) -> FittingKernel:
     """The kernel with the most warps that fits.
 
@@ -138,7 +138,7 @@ def fitting_kernel(
         macros: Of the program, but for WARPS.
         warps: Of a block, which share its basis, from most to fewest.
         device: Where it will run.
-        own_bytes: Of shared memory with so many warps, beside what the program says.
+        own_bytes: Of shared memory for a kernel and its warps, beside what the program says.
 
     Raises:
         CudaError: A block has too little shared memory for any.
@@ -147,7 +147,7 @@ def fitting_kernel(
     for num_warps in warps:
         given = (*macros.items(), ("WARPS", num_warps))
         kernel = cuda_kernel(paths, name, given, device)
-        needed = kernel.constant("shared_bytes") + own_bytes(num_warps)
+        needed = kernel.constant("shared_bytes") + own_bytes(kernel, num_warps)
         if needed <= most:
             return FittingKernel(kernel, num_warps, needed)
     raise CudaError(f"{name} needs {needed:,} bytes of shared memory; a block has {most:,}")
@@ -160,7 +160,7 @@ def _made(
     half = -(-dim // 16) * 8
     frequencies, scaling = torch.zeros(0, device=device), 1.0
     if rotary is not None and pairing is not Pairing.NONE:
-        frequencies, scaling = rotary.segments[0].frequencies.to(device), rotary.scaling
+        frequencies, scaling = rotary.segments[0].frequencies.to(device), float(rotary.scaling)
     num_pairs = frequencies.numel()
     columns = _columns(dim, num_pairs, pairing, half).to(device)
     speeds = torch.nn.functional.pad(phases_per_token(frequencies), (0, half - num_pairs))

@@ -21,6 +21,9 @@ LANES = 4
 ROW = 8
 """Groups that are taken apart together."""
 
+_SMALLEST = 2.0**-24
+"""The float16 number of bits 1: `values.cu` takes bits as numbers where they stand."""
+
 
 class CodeShape(NamedTuple):
     """How much of each row of eight groups there is to read.
@@ -50,12 +53,12 @@ class Term(NamedTuple):
     Args:
         group: Which of eight coordinates.
         index: Which of them; None: the parity.
-        size: What the term is when its bits are 1: a power of four for coordinates.
+        size: What the term is when its bits are 1.
     """
 
     group: int
     index: int | None
-    size: int = 1
+    size: float = 1
 
 
 def key_terms(widths: tuple[int, ...]) -> list[Term | None]:
@@ -80,9 +83,10 @@ def value_terms(widths: tuple[int, ...]) -> list[Term | None]:
     for first in firsts:
         for index in range(4):
             for coordinate in (index, index + 4):
-                terms += [Term(first + lane, coordinate, 4**index) for lane in range(ROW)]
+                size = _SMALLEST * 4**index
+                terms += [Term(first + lane, coordinate, size) for lane in range(ROW)]
     for first in firsts:
-        terms += [Term(first + lane, None) for lane in range(ROW)]
+        terms += [Term(first + lane, None, _SMALLEST) for lane in range(ROW)]
     terms += [None] * (len(terms) % 16)
     return _with_bits(terms, widths)
 

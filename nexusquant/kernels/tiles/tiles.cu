@@ -55,9 +55,12 @@ __device__ __forceinline__ u32 read16(const u8* from) {
     return from[0] | from[1] << 8;
 }
 
-__device__ __forceinline__ void copy_ahead(void* shared, const void* global) {
-    u32 place = static_cast<u32>(__cvta_generic_to_shared(shared));
+__device__ __forceinline__ void copy_ahead(u32 place, const void* global) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(place), "l"(global));
+}
+
+__device__ __forceinline__ void copy_ahead(void* shared, const void* global) {
+    copy_ahead(static_cast<u32>(__cvta_generic_to_shared(shared)), global);
 }
 
 __device__ __forceinline__ void copy_word_ahead(void* shared, const void* global) {
