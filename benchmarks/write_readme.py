@@ -1,9 +1,11 @@
-"""Put the tables of measured presets and of measured recall into README.md.
+"""Put the tables of measured presets, recall and speed into README.md.
 
 python benchmarks/presets.py --text FILE | tail -n 1 > benchmarks/results/presets.json
 python benchmarks/recall.py --text prose=FILE --text speech=FILE --manual FILE.pdf
 python benchmarks/recall_chat.py
 python benchmarks/plot_recall.py
+python benchmarks/attention.py | tail -n 1 > benchmarks/results/attention.json
+python benchmarks/generation.py | tail -n 1 > benchmarks/results/generation_h200.json
 python benchmarks/write_readme.py
 """
 
@@ -79,11 +81,38 @@ def _recall_cell(row: dict | None) -> str:
     return f"{row['recall']:.2f} ({interval}) at {row['least_factor']:.1f}x"
 
 
-TABLES = {"presets": preset_table, "recall": recall_table}
+def speed_table(results: dict) -> str:
+    """Markdown table of a run of `benchmarks/attention.py` and one of `generation.py`."""
+    attention, generation = results["attention"], results["generation"]
+    if attention["device"] != generation["device"]:
+        raise ValueError("attention and answers were measured on two kinds of GPU.")
+    presets = list(dict.fromkeys(row["preset"] for row in attention["rows"]))
+    shape = f"{attention['device']}, Llama-3.1-8B's shape"
+    head = [shape, "16 bits", *map(str.capitalize, presets)]
+    lines = [head, ["---"] * len(head)]
+    for num_tokens in dict.fromkeys(row["num_tokens"] for row in attention["rows"]):
+        rows = [row for row in attention["rows"] if row["num_tokens"] == num_tokens]
+        exact = min(rows[0][f"{name}_us_after_reads"] for name in ("flash", "cudnn"))
+        times = [row["kernel_us_after_reads"] for row in rows]
+        cells = [f"{time:.0f} us ({exact / time:.1f}x)" for time in times]
+        lines.append([f"one token's attention over {num_tokens:,}", f"{exact:.0f} us", *cells])
+    for num_tokens in dict.fromkeys(row["num_tokens"] for row in generation["rows"]):
+        exact, *rows = (row for row in generation["rows"] if row["num_tokens"] == num_tokens)
+        speeds = [row["decode_tok_s"] for row in rows]
+        cells = [f"{speed:.0f} ({speed / exact['decode_tok_s']:.1f}x)" for speed in speeds]
+        name = f"tokens a second of an answer over {num_tokens:,}"
+        lines.append([name, f"{exact['decode_tok_s']:.0f}", *cells])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+TABLES = {"presets": preset_table, "recall": recall_table, "speed": speed_table}
 
 
 def read_results(name: str) -> dict:
     """What was measured for a table; chats, where they were measured, stand with the texts."""
+    if name == "speed":
+        files = {"attention": "attention", "generation": "generation_h200"}
+        return {of: read_results(file) for of, file in files.items()}
     results = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     chats = RESULTS / f"{name}_chat.json"
     if chats.exists():

@@ -21,6 +21,7 @@ from benchmarks.write_readme import (
     RULES,
     TABLES,
     recall_table,
+    speed_table,
     with_tables,
 )
 from nexusquant import PRESETS
@@ -114,6 +115,23 @@ def test_the_recall_table_has_every_task_and_the_first_one_with_every_rule() -> 
         f"| summary, 8 questions: {RULES['reconstruction']} | {cell} | {cell} |",
         f"| needles, 8 questions: SnapKV | - | {cell} |",
     ]
+
+
+def test_the_speed_table_compares_what_one_kind_of_gpu_did_after_reads() -> None:
+    times = {"flash_us_after_reads": 30.0, "cudnn_us_after_reads": 20.0}
+    kernels = {"kernel_us": 1.0, "kernel_us_after_reads": 10.0}
+    attention = {"preset": "max", "num_tokens": 2048, **times, **kernels}
+    answers = [{"num_tokens": 2048, "decode_tok_s": speed} for speed in (20.0, 50.0)]
+    results = {
+        "attention": {"device": "D", "rows": [attention]},
+        "generation": {"device": "D", "rows": answers},
+    }
+    assert speed_table(results).splitlines()[2:] == [
+        "| one token's attention over 2,048 | 20 us | 10 us (2.0x) |",
+        "| tokens a second of an answer over 2,048 | 20 | 50 (2.5x) |",
+    ]
+    with pytest.raises(ValueError, match="two kinds"):
+        speed_table({**results, "generation": {"device": "E", "rows": answers}})
 
 
 def test_what_is_said_of_all_questions_and_of_chats_was_measured() -> None:
