@@ -15,7 +15,7 @@ from nexusquant.kernels.decode_attention import launch as decode
 from nexusquant.kernels.prefill_attention import launch as prefill
 from nexusquant.kernels.tiles.coder_tables import FittingKernel
 
-NUM_PROCESSORS = 132
+NUM_PROCESSORS, NUM_SHARES = 132, 4
 
 
 class Recorder:
@@ -30,7 +30,7 @@ class Recorder:
         self.grid, self.is_cooperative = (0, 0), False
 
     def constant(self, name: str) -> int:
-        return 1000
+        return {"num_shares": NUM_SHARES}.get(name, 1000)
 
     def launch(self, grid, num_threads, shared_bytes, *args, is_cooperative=False) -> None:
         assert len(grid) == 2 and num_threads % 32 == 0 and shared_bytes > 0
@@ -99,6 +99,31 @@ def test_the_decode_kernel_gets_what_it_takes(
     num_heads, num_parts = recorder.grid
     assert num_heads == len(case.lengths) and num_heads * num_parts <= NUM_PROCESSORS
     assert recorder.is_cooperative == (waits and num_parts > 1)
+
+
+@pytest.mark.parametrize("num_tokens", [64, 5 * 256, 5 * 256 + 64, 67 * 256])
+def test_longer_texts_are_shared_by_more_blocks_and_short_ones_by_those_of_the_output(
+    num_tokens: int, recorders
+) -> None:
+    case = DecodeCase(lengths=(num_tokens, 1))
+    view, query = case.view(), case.query()
+    exact = [torch.randn(2, 5, case.dim) for _ in range(2)]
+    decode.attend(query, view, *exact, case.scaling(view))
+    most = NUM_PROCESSORS // 2
+    wanted = min(most, max(NUM_SHARES, -(-view.positions.shape[1] // 256)))
+    assert recorders["attend"].grid == (2, wanted)
+
+
+def test_pages_are_found_wherever_their_table_lies(recorders) -> None:
+    case = CASES[0]
+    view, query = case.view(), case.query()
+    exact = [torch.randn(len(case.lengths), 5, case.dim) for _ in range(2)]
+    wide = torch.nn.functional.pad(view.page_table, (2, 1), value=-1)
+    slice_of_it = view._replace(page_table=wide[:, 2:-1])
+    decode.attend(query, slice_of_it, *exact, case.scaling(view))
+    _, table, width, *_ = recorders["attend"].args
+    assert table.is_contiguous() and table.equal(view.page_table)
+    assert width == view.page_table.shape[1]
 
 
 @pytest.mark.parametrize("of_keys", [True, False])

@@ -1,11 +1,12 @@
 // The exact vectors: sinks and the newest, as they are. After `softmax.cu`, in front of `join.cu`.
 //
-// Each block of a KV head has every so many-th of them. Their keys are compared by its last warps,
-// which have the fewest tiles, before those, and their values added up when all tiles are done with.
+// Each block of a KV head has every so many-th of them. Their keys are compared before the tiles, a few
+// by the last warps alone, which have the fewest tiles, and their values added up after them.
 //
 // Set by the launcher, beside what `softmax.cu` wants: DIM, EXACT_KEY_TYPE, EXACT_VALUE_TYPE (as
 // QUERY_TYPE).
 
+// where tiles do not come out even, some three of eight have one less
 constexpr int FEW_WARPS = WARPS / 4 + 1;
 
 // [H_kv, room, D]; the first `count` are there, of which a block has every so many-th
@@ -14,7 +15,7 @@ struct Exact {
     int room, count, part, num_parts;
     __device__ int index(int own) const { return part + num_parts * own; }
     __device__ bool has(int own) const { return index(own) < count; }
-    // a few are compared by the last warps, more than there are warps by all
+    // that compare them
     __device__ int num_warps() const { return has(WARPS) ? WARPS : FEW_WARPS; }
     __device__ bool has_room(int own) const { return index(own) < room; }
     __device__ long long place(int head, int own) const {

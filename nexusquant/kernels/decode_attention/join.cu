@@ -14,8 +14,8 @@
 __host__ __device__ constexpr int most(int one, int other) { return one > other ? one : other; }
 __host__ __device__ constexpr int least(int one, int other) { return one < other ? one : other; }
 
-// The output of a head in shares: columns and queries of each. As many as there may be blocks, since a
-// share reads all that was found of its queries; parts are added up once for each.
+// The output of a head in shares: columns and queries of each. A share reads all that was found of its
+// queries, so it has as few of them as there are blocks for.
 constexpr int COLUMNS = WAITS ? SLICE : EXACT_ROOM;
 constexpr int MOST_SETS = WAITS ? most(1, least(GROUPED, MOST_PARTS / SLICES)) : 1;
 constexpr int SHARED_QUERIES = (GROUPED + MOST_SETS - 1) / MOST_SETS;

@@ -58,24 +58,24 @@ def attend(
         [H, D_v] in the type of the query.
     """
     query, exact_keys, exact_values = (t.contiguous() for t in (query, exact_keys, exact_values))
-    waits = starts_cooperative(query.device)
+    waits, most_parts = starts_cooperative(query.device), _most_parts(packed)
     shapes = (query, packed, exact_keys, exact_values, softcap)
-    macros = macros_of(*shapes, waits=waits, most_parts=_most_parts(packed))
+    macros = macros_of(*shapes, waits=waits, most_parts=most_parts)
     num_kv_heads, room, _ = exact_keys.shape
-    fitting, num_parts = _fitting(packed, macros, room, num_parts)
+    fitting, num_parts = _fitting(packed, macros, room, num_parts, most_parts)
     num_found = num_kv_heads * num_parts * fitting.kernel.constant("found_numbers")
+    table, positions = packed.page_table.contiguous(), packed.positions
     tables = coder_tables(packed.key_quantizer, num_kv_heads, packed.rotary, packed.pairing)
     basis, factors, places, sizes = tables.fragments
     values = value_tables(packed.value_quantizer)
     out = query.new_empty(query.shape[0], packed.value_quantizer.dim)
     fitting.kernel.launch(
         *((num_kv_heads, num_parts), 32 * fitting.num_warps, fitting.shared_bytes),
-        *(packed.lengths, packed.page_table, packed.page_table.stride(0)),
-        *(packed.key_quantizer.bytes_per_vector - 1, query, tables.mean, tables.columns),
-        *(tables.speeds, scales_and_exponents(query.device), basis, factors),
-        *(exact_keys, exact_values, room, packed.positions.stride(0), num_exact, sizes, places),
-        *(values.places, packed.keys.codes, packed.keys.scales, packed.values.codes),
-        *(packed.values.scales, packed.positions, packed.first_position or 0, tables.growth),
+        *(packed.lengths, table, table.shape[1], packed.key_quantizer.bytes_per_vector - 1),
+        *(query, tables.mean, tables.columns, tables.speeds, scales_and_exponents(query.device)),
+        *(basis, factors, exact_keys, exact_values, room, positions.stride(0), num_exact, sizes),
+        *(places, values.places, packed.keys.codes, packed.keys.scales, packed.values.codes),
+        *(packed.values.scales, positions, packed.first_position or 0, tables.growth),
         *(float(scaling), float(softcap or 1.0), values.rows, values.offset),
         *(torch.empty(num_found, device=query.device), tables.arrivals, out),
         is_cooperative=waits and num_parts > 1,
@@ -84,7 +84,7 @@ def attend(
 
 
 def _fitting(
-    packed: PackedView, macros: Mapping[str, int], room: int, asked: int | None
+    packed: PackedView, macros: Mapping[str, int], room: int, asked: int | None, most_parts: int
 ) -> tuple[FittingKernel, int]:
     """The kernel that fits the device, and how many parts it makes of a head."""
     num_tokens = packed.positions.shape[1]
@@ -93,7 +93,7 @@ def _fitting(
         # a block makes its shares of the output one after the other
         num_shares = kernel.constant("num_shares")
         wanted = asked or max(num_shares, -(-num_tokens // (16 * _NUM_TILES * num_warps)))
-        return min(wanted, macros["MOST_PARTS"])
+        return min(wanted, most_parts)
 
     def own_bytes(kernel: CudaKernel, num_warps: int) -> int:
         """Logits of a block's exact vectors."""
@@ -144,7 +144,8 @@ def macros_of(
         "EXACT_KEY_TYPE": TYPES[exact_keys.dtype],
         "EXACT_VALUE_TYPE": TYPES[exact_values.dtype],
         "WAITS": int(waits),
-        "MOST_PARTS": most_parts,
+        # where none waits, one block makes all of the output
+        "MOST_PARTS": most_parts if waits else 1,
     }
     shape = CodeShape.of(widths)._asdict()
     values = {f"VALUE_{name.upper()}": number for name, number in shape.items()}

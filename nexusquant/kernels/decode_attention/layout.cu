@@ -54,33 +54,41 @@ struct Pages {
     }
 };
 
+// Where a lane's sixteens of bytes of a stretch begin, of which it has every 32nd. The sums are kept as
+// they are: later sixteens add to them what is known when this is compiled.
+struct Copy {
+    u32 place;
+    const u8* from;
+    __device__ __forceinline__ Copy(u8* target, const u8* all, u32 lane) {
+        place = static_cast<u32>(__cvta_generic_to_shared(target)) + lane * 16;
+        from = all + lane * 16;
+        asm volatile("" : "+r"(place), "+l"(from));
+    }
+};
+
 // Keys of a tile by a warp: each sixteen of them where it is known to begin, whatever a key's bytes.
 __device__ __forceinline__ void copy_keys(u8* target, const u8* from, u32 key_bytes, u32 lane) {
     static_assert(M_TILES <= 2);
-    constexpr u32 FEWEST = KEY_ROOM > 16 ? KEY_ROOM - 15 : 1;
-    u32 place = static_cast<u32>(__cvta_generic_to_shared(target)) + lane * 16;
-    from += lane * 16;
-    // one sum for all copies, which add to it what is known now
-    asm volatile("" : "+r"(place), "+l"(from));
-    // a sixteen has as many pieces as a key has bytes
+    constexpr u32 FEWEST = KEY_ROOM - 15;
+    const Copy own(target, from, lane);
+    // sixteen keys are as many sixteens of bytes as a key has bytes
 #pragma unroll
     for (u32 i = 0; i < M_TILES * KEY_ROOM; i += 32) {
+        // said in two ways, of which the first is known when this is compiled
         const bool is_second = i >= KEY_ROOM || (i + 31 >= FEWEST && i + lane >= key_bytes);
         const u32 moved = is_second ? 16 * (KEY_ROOM - key_bytes) : 0;
         if (i + 32 <= M_TILES * FEWEST || i + lane < M_TILES * key_bytes)
-            copy_ahead(place + moved + 16 * i, from + 16 * i);
+            copy_ahead(own.place + moved + 16 * i, own.from + 16 * i);
     }
 }
 
 // values of a tile, likewise
 __device__ __forceinline__ void copy_values(u8* target, const u8* from, u32 lane) {
-    u32 place = static_cast<u32>(__cvta_generic_to_shared(target)) + lane * 16;
-    from += lane * 16;
-    asm volatile("" : "+r"(place), "+l"(from));
+    constexpr u32 ALL = TOKENS * VALUE_BYTES;
+    const Copy own(target, from, lane);
 #pragma unroll
-    for (u32 i = 0; i < TOKENS * VALUE_BYTES; i += 512)
-        if (i + 512 <= TOKENS * VALUE_BYTES || i + lane * 16 < TOKENS * VALUE_BYTES)
-            copy_ahead(place + i, from + i);
+    for (u32 i = 0; i < ALL; i += 512)
+        if (i + 512 <= ALL || i + lane * 16 < ALL) copy_ahead(own.place + i, own.from + i);
 }
 
 // words by a block
@@ -99,6 +107,7 @@ __device__ __forceinline__ void copy_wide(u8* target, const u8* from) {
 
 // codes and scales of a tile into a stage of shared memory
 __device__ __forceinline__ void fetch(const Pages& pages, u32 page, u32 tile, u8* stage, u32 lane) {
+    // of its vectors, which are fewer than 2^32; their bytes are more
     const u32 vector = page * PAGE + tile % Pages::TILES * TOKENS;
     const unsigned long long first = vector;
     copy_keys(stage, pages.key_codes + first * pages.key_bytes, pages.key_bytes, lane);
@@ -107,6 +116,7 @@ __device__ __forceinline__ void fetch(const Pages& pages, u32 page, u32 tile, u8
     if (lane < 2 * M_TILES) {
         const u8* scales = lane < M_TILES ? pages.key_scales : pages.value_scales;
         const u8* own = scales + first + lane % M_TILES * 16;
+        // the sum of places in 32 bits
         copy_ahead(static_cast<u32>(__cvta_generic_to_shared(target + VALUE_STAGE)) + lane * 16, own);
     }
 }
