@@ -33,16 +33,13 @@ from launch_install import (
 )
 
 OWN_FLAGS = ("--test", "--repair")
-# files of tests in turns: what a file shares is made once
-BY_TWO = ("-n", "2", "--dist", "loadfile")
 # exit codes of a stop that the user asked for; the last one is Ctrl+C on Windows
 ASKED_TO_STOP = (0, 130, 143, -signal.SIGINT, -signal.SIGTERM, 0xC000013A)
 HELP = """usage: launch [--test | --repair] [options]
 
 The first start installs everything into .venv beside this script; later ones need no network.
 
-  --test [pytest options]  set up, then run the tests: all of them in two processes, or
-                           what the options say
+  --test [pytest options]  set up, then run the whole test suite
   --repair                 make .venv anew, for example after an update of the GPU's driver
   --help                   this text, then the app's own options
 
@@ -119,7 +116,7 @@ def launch(arguments: Sequence[str]) -> int:
     elif not stamp["driver"] and shutil.which("nvidia-smi"):
         LOG.info("If an NVIDIA driver is new here: start once with --repair to use the GPU.")
     if is_test:
-        return start(["-m", "pytest", *(others or BY_TWO)], stamp, ROOT)
+        return start(["-m", "pytest", *others], stamp, ROOT)
     LOG.info("Starting Nexusquant ...")
     code = start([ROOT / "app.py", *others], stamp)
     if code not in ASKED_TO_STOP:

@@ -295,14 +295,6 @@ def test_the_tests_run_in_the_checkout_and_pass_their_exit_code_on(ready):
     assert launch.main(["--test", *options, "-k", "nothing_like_it"]) == 5
 
 
-def test_all_tests_are_run_by_two_processes_and_chosen_ones_as_chosen(ready, monkeypatch):
-    started = []
-    monkeypatch.setattr(launch, "start", lambda command, *_: started.append(command) or 0)
-    assert launch.main(["--test"]) == launch.main(["--test", "-q", "tests/ui"]) == 0
-    by_two = ["-m", "pytest", "-n", "2", "--dist", "loadfile"]
-    assert started == [by_two, ["-m", "pytest", "-q", "tests/ui"]]
-
-
 def test_help_shows_both_sets_of_options_and_installs_nothing(ready, monkeypatch, capsys):
     root, _ = ready
     monkeypatch.setattr(launch, "set_up", lambda *_: pytest.fail("help must not install"))
