@@ -3,10 +3,10 @@
 The shape is one layer of Llama-3.1-8B: 8 KV heads, 32 query heads, 128 values. Codes are random
 bytes in a preset's bits, as many as it keeps, with what it holds exactly beside them; times are
 medians of CUDA graphs, the better of flash attention and cuDNN beside them. Before each run other
-memory goes through the L2 cache: once by writes, as most benchmarks do it, and once by reads, as a
-step reads weights between two layers. After writes all reads wait for what is written back, and who
-reads more waits longer. Refuses to print times if the kernel's sums are not the reference's. The
-last line is one JSON document.
+memory goes through the L2 cache: once by writes, as Triton's `do_bench` does it, and once by reads,
+which that cannot, as a step reads weights between two layers. After writes all reads wait for what
+is written back, and who reads more waits longer. Refuses to print times if the kernel's sums are
+not the reference's. The last line is one JSON document.
 
     python benchmarks/attention.py [--tokens 8192 32768 131072]
 """

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -132,6 +133,30 @@ def test_the_speed_table_compares_what_one_kind_of_gpu_did_after_reads() -> None
     ]
     with pytest.raises(ValueError, match="two kinds"):
         speed_table({**results, "generation": {"device": "E", "rows": answers}})
+
+
+def ranged(numbers: Iterable[float], digits: int = 0) -> str:
+    told = [f"{number:.{digits}f}" for number in sorted(numbers)]
+    return f"{told[0]} to {told[-1]}"
+
+
+def test_what_is_said_of_speed_on_an_h200_was_measured() -> None:
+    readme = " ".join(README.read_text(encoding="utf-8").split())
+    names = ("attention", "generation_h200", "generation_h200_slow_host")
+    attention, *runs = (json.loads((RESULTS / f"{n}.json").read_text("utf-8")) for n in names)
+    safe, others = [], []
+    for row in attention["rows"]:
+        (safe if row["preset"] == "safe" else others).append(row["times_as_fast"])
+    told = [f"{ranged(safe, 1)} times as fast with Safe and {ranged(others, 1)} times with the"]
+    for run in runs:
+        rows = [row for row in run["rows"] if row["cache"] in PRESETS]
+        told.append(ranged(row["steady_tok_s"] for row in rows))
+        read = [row["times_read_s"] for row in rows if row["num_tokens"] == 32_768]
+        told.append(f"{ranged(read, 2)} times the time")
+    # of the last run, which has no table
+    told.append(f"{ranged(row['decode_tok_s'] for row in rows)} tokens a second")
+    told.append(f"{ranged((row['times_dynamic'] for row in rows), 1)} times as many")
+    assert [words for words in told if words not in readme] == []
 
 
 def test_what_is_said_of_all_questions_and_of_chats_was_measured() -> None:

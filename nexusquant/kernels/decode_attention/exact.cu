@@ -6,7 +6,7 @@
 // Set by the launcher, beside what `softmax.cu` wants: DIM, EXACT_KEY_TYPE, EXACT_VALUE_TYPE (as
 // QUERY_TYPE).
 
-// where tiles do not come out even, some three of eight have one less
+// So many last warps compare a few vectors: where tiles do not come out even, those have one less.
 constexpr int FEW_WARPS = WARPS / 4 + 1;
 
 // [H_kv, room, D]; the first `count` are there, of which a block has every so many-th

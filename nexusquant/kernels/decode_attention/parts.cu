@@ -169,7 +169,7 @@ __device__ __forceinline__ void add_warps(const float* warps, const float* of_ex
     });
 }
 
-// Parameters stand in the order in which they are needed: those of a cold launch come in lines.
+// Parameters stand in the order in which they are needed: the constant cache fetches them by the line.
 extern "C" __global__ void __launch_bounds__(WARPS * 32, 1) attend(
     const long long* lengths, const int* page_table, u32 table_width, u32 key_bytes,
     const void* query, const float* mean, const int* columns, const u32* speeds, const float* scales,
