@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from nexusquant.config import CompressionConfig, RopeScaling, SamplingParams
 from nexusquant.documents import (
@@ -72,7 +71,7 @@ class DocumentDesk:
         self._models = models
         self._follower: Follower | None = None
         self._question = ""
-        self.pending_path: Path | None = None
+        self.pending_upload: str | None = None
         self.opened: OpenDocument | None = None
         self.scaling: RopeScaling | None = None
         self.read: ReadDocument | None = None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import gradio as gr
 
@@ -19,6 +18,7 @@ from ui.following import Phase, Snapshot
 from ui.presenters import explain
 from ui.services import Services
 from ui.sessions import Workspace
+from ui.state.uploads import Upload, UploadError
 
 
 @dataclass(frozen=True)
@@ -75,26 +75,37 @@ class DocumentHandlers:
         self._services = services
 
     def open_file(
-        self, path: str | None, workspace_id: str, request: gr.Request
+        self, upload_id: str | None, workspace_id: str, request: gr.Request
     ) -> Iterator[DocumentView]:
         """Open an uploaded file; count its pages and tokens before anything is read."""
         workspace = self._services.workspace(workspace_id, request)
         workspace.documents.close()
-        if path is None:
+        if upload_id is None:
             yield replace(CLOSED, gauge=self._gauge(workspace))
             return
-        workspace.documents.pending_path = Path(path)
-        yield replace(CLOSED, status=gauge.notice(f"Opening {Path(path).name}", "busy"))
-        yield from self._extract(workspace, None)
+        try:
+            upload = self._services.uploads.find(upload_id, workspace.owner)
+        except UploadError as error:
+            yield replace(CLOSED, status=gauge.notice(str(error), "error"))
+            return
+        workspace.documents.pending_upload = upload.id
+        yield replace(CLOSED, status=gauge.notice(f"Opening {upload.name}", "busy"))
+        yield from self._extract(workspace, upload, None)
 
     def open_with_password(
         self, password: str, workspace_id: str, request: gr.Request
     ) -> Iterator[DocumentView]:
         """Try the waiting file again with its password."""
         workspace = self._services.workspace(workspace_id, request)
-        if workspace.documents.pending_path is not None:
-            yield DocumentView(status=gauge.notice("Opening the file", "busy"))
-            yield from self._extract(workspace, password)
+        try:
+            upload = self._services.uploads.find(
+                workspace.documents.pending_upload, workspace.owner
+            )
+        except UploadError as error:
+            yield DocumentView(status=gauge.notice(str(error), "error"))
+            return
+        yield DocumentView(status=gauge.notice("Opening the file", "busy"))
+        yield from self._extract(workspace, upload, password)
 
     def choose_pages(self, pages_text: str, workspace_id: str, request: gr.Request) -> DocumentView:
         """Say whether the pages in the picker fit."""
@@ -183,10 +194,13 @@ class DocumentHandlers:
         shares = dict(desk.read.shares) if desk.read else {}
         return DocumentView(page=page_views.page_text(pages[int(number)], shares.get(int(number))))
 
-    def _extract(self, workspace: Workspace, password: str | None) -> Iterator[DocumentView]:
+    def _extract(
+        self, workspace: Workspace, upload: Upload, password: str | None
+    ) -> Iterator[DocumentView]:
         desk = workspace.documents
         try:
-            document = self._services.extract(desk.pending_path, password=password or None)
+            document = self._services.extract(upload.path, password=password or None)
+            document = replace(document, name=upload.name)
         except DocumentError as error:
             wants_password = isinstance(error, PasswordError)
             yield DocumentView(

@@ -17,6 +17,7 @@ from ui.conversation_widgets import (
 from ui.document_handlers import DocumentHandlers, DocumentView
 from ui.own_html import own_html
 from ui.preset_picker import PresetPicker, build_preset_picker
+from ui.widgets.upload_field import UploadField
 from ui.wiring import (
     AT_ONCE,
     POLLING,
@@ -49,7 +50,7 @@ STRIP_JS = """element.addEventListener('click', (event) => {
 class DocumentWidgets:
     """Everything in the tab that changes or is pressed."""
 
-    file: gr.File
+    file: UploadField
     password_row: gr.Row
     password: gr.Textbox
     unlock: gr.Button
@@ -90,12 +91,7 @@ def build_documents_tab() -> DocumentWidgets:
 
 def _build_file() -> dict[str, Any]:
     own_html("doc-intro", value=INTRO)
-    file = gr.File(
-        label="A PDF, text, Markdown or source file",
-        elem_id="doc-file",
-        height=140,
-        type="filepath",
-    )
+    file = UploadField("A PDF, text, Markdown or source file", elem_id="doc-file", height=140)
     with gr.Row(visible=False, elem_classes="nq-ask") as password_row:
         password = gr.Textbox(
             type="password", label="Password of the file", elem_id="doc-password", scale=6

@@ -54,9 +54,10 @@ SCRIPT_PATH = Path(__file__).with_name("keys.html")
 HEARTBEAT_S = 1.0
 # how long the page's stream of events is kept open for what opening the page begins
 BRIDGE_S = 60.0
-MAX_QUEUED_EVENTS = 200
+# for all users together; the gate in front of the page counts for each
+MAX_QUEUED_EVENTS = 1000
 # every open page keeps one place for as long as it is open, and two in its first minute
-MAX_RUNNING_EVENTS = 200
+MAX_RUNNING_EVENTS = 400
 
 # the chat's id goes into the address, so that loading the page again finds the chat
 KEEP_ID_JS = """(id) => {
@@ -85,7 +86,7 @@ class Widgets:
 
 def build_ui(services: Services) -> gr.Blocks:
     """All tabs over `services`; needs no model and starts no server."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 86_400)) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         widgets = _build(services)
         _wire(page, widgets, services)
     page.max_threads = MAX_RUNNING_EVENTS

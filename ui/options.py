@@ -40,6 +40,8 @@ class Options:
         passwords: Password of each user who may log in; empty means no login.
         data_dir: Where models and uploads are kept.
         open_browser: Whether to open the page at the start.
+        proxy: Address of the one proxy that is believed about who sends a request; None: none is.
+        names: Further host names under which browsers ask for the page.
     """
 
     model: str | None
@@ -54,6 +56,8 @@ class Options:
     passwords: Mapping[str, str]
     data_dir: Path
     open_browser: bool
+    proxy: str | None = None
+    names: tuple[str, ...] = ()
 
     @property
     def is_shared(self) -> bool:
@@ -97,6 +101,8 @@ def parse_options(
         passwords=passwords,
         data_dir=flags.data_dir.expanduser().resolve(),
         open_browser=not flags.no_browser,
+        proxy=flags.proxy,
+        names=tuple(flags.name),
     )
 
 
@@ -222,6 +228,19 @@ def _add_server_flags(parser: argparse.ArgumentParser) -> None:
         f"for, or read from the variable {PASSWORD_VARIABLE}NAME or from --password-file",
     )
     add("--password-file", type=Path, metavar="FILE", help="file with one NAME:PASSWORD per line")
+    add(
+        "--proxy",
+        metavar="ADDRESS",
+        help="address of a reverse proxy in front of the page: what it says in X-Forwarded-For and "
+        "X-Forwarded-Proto is believed, and nobody else (default: nobody is)",
+    )
+    add(
+        "--name",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="a further host name under which browsers ask for the page, such as a proxy's",
+    )
     add("--no-browser", action="store_true", help="do not open the page in a browser")
 
 

@@ -17,6 +17,7 @@ from ui.compare_desk import CompareDesk
 from ui.document_desk import DocumentDesk
 from ui.model_desk import ModelDesk
 from ui.sessions import GRACE_S, SessionStore, Workspace
+from ui.state.uploads import Uploads
 
 LOCAL_OWNER = "local"
 Extract = Callable[..., Document]
@@ -63,6 +64,7 @@ class Services:
         self.engine = engine
         self.extract = extract
         self.initial = initial
+        self.uploads = Uploads(initial.data_dir / "uploads")
         self.models = ModelDesk(engine, at_loaded=self._settle_presets)
         self.sessions = SessionStore(self._new_workspace, grace_s=grace_s)
 
@@ -92,6 +94,7 @@ class Services:
         self.sessions.close()
         self.models.stop()
         self.models.stop_tests()
+        self.uploads.close()
 
     def _settle_presets(self) -> None:
         # whoever opened the page while the model was loading begins as if it had been there

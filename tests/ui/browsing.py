@@ -18,7 +18,7 @@ from test_following import wait_for
 from visitors import make_services
 
 from ui.layout import build_ui
-from ui.server import build_app, listen
+from ui.server.server import build_app, listen
 from ui.services import Services
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -65,7 +65,7 @@ def serve_fake(data_dir: Path, *, is_loaded: bool = True) -> Iterator[Site]:
     services = make_services(engine, data_dir, grace_s=5.0)
     listener = listen("127.0.0.1", FIRST_PORT)
     port = listener.getsockname()[1]
-    app = build_app(build_ui(services), ["127.0.0.1"], {}, port)
+    app = build_app(build_ui(services), services.uploads, ["127.0.0.1"], {}, port)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -8,11 +8,11 @@ import socket
 import pytest
 from fake_engine import FakeEngine
 from starlette.testclient import TestClient
+from ui.login import Accounts
 from visitors import make_services
 
 from ui import login
 from ui.layout import build_ui
-from ui.login import Accounts
 from ui.options import Options
 from ui.server import announcement, build_app, lan_addresses, listen, served_names
 

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from ui import console
-from ui.console import tell_loading
 from ui.model_desk import ModelDesk
+from ui.server import console
+from ui.server.console import tell_loading
 
 PART = re.compile(r"Reading weights, part (\d+) of 10")
 

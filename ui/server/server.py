@@ -17,20 +17,23 @@ import fastapi
 import gradio as gr
 import uvicorn
 from fastapi.middleware.cors import CORSMiddleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from nexusquant.config import SamplingParams
 from nexusquant.engine import Engine, default_gpu_share
-from ui.console import tell_loading
-from ui.guards import SafeAnswers
 from ui.layout import SCRIPT_PATH, STYLE_PATH, build_ui
-from ui.login import Accounts, LoginThrottle
 from ui.options import EVERY_ADDRESS, Options, is_loopback
+from ui.server.console import tell_loading
+from ui.server.gate import Gate, Guards
+from ui.server.login import Accounts, Logins, LoginThrottle
+from ui.server.login_routes import add_login_routes
+from ui.server.page_events import PageEvents
+from ui.server.security_headers import SafeAnswers
+from ui.server.upload_routes import add_upload_routes
 from ui.services import InitialSettings, Services
+from ui.state.uploads import Uploads
 from ui.theme import build_theme
 
 PORTS_TO_TRY = 100
-MAX_UPLOAD = "200mb"
 STOP_S = 3
 NO_DOCS: Mapping[str, Any] = MappingProxyType(
     {"docs_url": None, "redoc_url": None, "openapi_url": None}
@@ -66,12 +69,20 @@ def serve(options: Options) -> int:
     )
     services = Services(engine, initial)
     loading = services.models.load(options.model)
-    app = build_app(build_ui(services), served_names(options.host), options.passwords, port)
+    app = build_app(
+        build_ui(services),
+        services.uploads,
+        [*served_names(options.host), *options.names],
+        options.passwords,
+        port,
+        trusts_proxy=options.proxy is not None,
+    )
     sys.stdout.write(announcement(options, port))
     sys.stdout.flush()
     tell_loading(loading, services.models.failure)
     try:
-        _run(app, listener, _address(options.host, port) if options.open_browser else None)
+        open_at = _address(options.host, port) if options.open_browser else None
+        _run(app, listener, open_at, options.proxy)
     finally:
         services.close()
         engine.close()
@@ -79,29 +90,47 @@ def serve(options: Options) -> int:
 
 
 def build_app(
-    page: gr.Blocks, names: Sequence[str], passwords: Mapping[str, str], port: int
+    page: gr.Blocks,
+    uploads: Uploads,
+    names: Sequence[str],
+    passwords: Mapping[str, str],
+    port: int,
+    *,
+    trusts_proxy: bool = False,
 ) -> fastapi.FastAPI:
     """The page behind its guards.
 
     Args:
         page: What to serve at "/".
+        uploads: Where the files go that people put here.
         names: Host names this server goes by.
         passwords: Password of each user who may log in; empty means no login.
         port: Where it will listen.
+        trusts_proxy: Whether what a proxy says of a request was checked already.
     """
     app = fastapi.FastAPI(**NO_DOCS)
+    logins, cookie = Logins(), f"nexusquant-{port}"
+    guards = Guards(
+        names=names,
+        logins=logins if passwords else None,
+        cookie=cookie,
+        events=PageEvents(page),
+        uploads=uploads,
+        trusts_proxy=trusts_proxy,
+    )
     # an empty list of origins keeps Gradio from allowing any
     app.add_middleware(CORSMiddleware, allow_origins=[])
-    if passwords:
-        app.add_middleware(LoginThrottle)
-    app.add_middleware(SafeAnswers, names=names)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(names), www_redirect=False)
-    return gr.mount_gradio_app(
+    # the last one added is the first that a request meets
+    app.add_middleware(Gate, guards=guards)
+    app.add_middleware(SafeAnswers)
+    add_login_routes(app, Accounts(passwords), logins, LoginThrottle(), cookie)
+    add_upload_routes(app, uploads)
+    app = gr.mount_gradio_app(
         app,
         page,
         "/",
         server_port=port,
-        auth=Accounts(passwords).may_enter if passwords else None,
+        auth_dependency=_user_of if passwords else None,
         theme=build_theme(),
         css_paths=[STYLE_PATH],
         head_paths=[SCRIPT_PATH],
@@ -109,13 +138,20 @@ def build_app(
         run_history=False,
         enable_monitoring=False,
         show_error=False,
-        max_file_size=MAX_UPLOAD,
+        max_file_size=uploads.max_file_bytes,
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
         # a copy: Gradio adds to it
         app_kwargs=dict(NO_DOCS),
     )
+    # only a page that "has launched" holds the paths that browsers name to the upload folder
+    page.has_launched = True
+    return app
+
+
+def _user_of(request: fastapi.Request) -> str | None:
+    return request.state.user
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -144,7 +180,7 @@ def served_names(host: str) -> list[str]:
     names = ["127.0.0.1", "localhost"]
     if is_loopback(host):
         return [*names, host] if host not in names else names
-    own = [host] if host != EVERY_ADDRESS else lan_addresses()
+    own = [host] if host not in (EVERY_ADDRESS, "::") else lan_addresses()
     machine = socket.gethostname().lower()
     return [*names, *own, machine, f"{machine}.local"]
 
@@ -178,12 +214,15 @@ def announcement(options: Options, port: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _run(app: fastapi.FastAPI, listener: socket.socket, open_at: str | None) -> None:
-    # a header could claim to come from this computer, so none is believed
+def _run(
+    app: fastapi.FastAPI, listener: socket.socket, open_at: str | None, proxy: str | None
+) -> None:
+    # a header could claim to come from this computer, so none is believed but a named proxy's
     config = uvicorn.Config(
         app,
         log_level="warning",
-        proxy_headers=False,
+        proxy_headers=proxy is not None,
+        forwarded_allow_ips=proxy,
         server_header=False,
         timeout_graceful_shutdown=STOP_S,
     )

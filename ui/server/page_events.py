@@ -1,0 +1,67 @@
+"""What Gradio knows of the page's events: the one place that looks into its queue.
+
+Knows Gradio's queue. Must not know what is done with the answers, or HTTP.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import gradio as gr
+
+MAX_SESSIONS_PER_USER = 256
+
+
+class PageEvents:
+    """The events of a page that is served.
+
+    Args:
+        page: The page.
+    """
+
+    def __init__(self, page: gr.Blocks) -> None:
+        self._page = page
+
+    def is_known(self, fn_index: int, *, is_queued: bool) -> bool:
+        """Whether the page has this event, and calls it in this way."""
+        event = self._page.fns.get(fn_index)
+        return event is not None and bool(event.queue) == is_queued
+
+    def num_alive(self, user: str | None) -> int:
+        """Events of a user that wait or run."""
+        events = list(self._page._queue.event_ids_to_events.values())
+        return sum(event.username == user and event.alive for event in events)
+
+    def is_of(self, event_id: str, user: str | None) -> bool:
+        """False for an event that is somebody else's."""
+        event = self._page._queue.event_ids_to_events.get(event_id)
+        return event is None or event.username == user
+
+
+class SessionOwners:
+    """Whose session a hash is: who names it first, to the end."""
+
+    def __init__(self) -> None:
+        self._by_hash: dict[str, str] = {}
+        self._of_user: dict[str, OrderedDict[str, None]] = {}
+
+    def claim(self, session_hash: str, user: str) -> bool:
+        """Give the session to `user` if it is nobody's; whether it is theirs now."""
+        if not self.may_use(session_hash, user):
+            return False
+        own = self._of_user.setdefault(user, OrderedDict())
+        own[session_hash] = None
+        own.move_to_end(session_hash)
+        self._by_hash[session_hash] = user
+        while len(own) > MAX_SESSIONS_PER_USER:
+            # only this user's own oldest one goes
+            del self._by_hash[own.popitem(last=False)[0]]
+        return True
+
+    def may_use(self, session_hash: str, user: str) -> bool:
+        """Whether the session is nobody's or this user's."""
+        return self._by_hash.get(session_hash, user) == user
+
+    def is_of(self, session_hash: str, user: str) -> bool:
+        """Whether the session is this user's already."""
+        return self._by_hash.get(session_hash) == user

@@ -1,0 +1,1 @@
+"""State of a person's work, without widgets. Knows no Gradio."""
