@@ -16,6 +16,7 @@ from ui import gauge, plots
 from ui.following import Snapshot
 from ui.services import Services
 from ui.sessions import Workspace
+from ui.views.messages import drawn_messages
 
 SHOWN_MESSAGES = 60
 """Messages the page draws; every one more makes each streamed update slower."""
@@ -145,7 +146,7 @@ class ChatHandlers:
 def shown(messages: list[Message]) -> list[dict[str, str]]:
     """The newest messages in the form the Chatbot takes, saying so when older ones are left out."""
     left_out = len(messages) - SHOWN_MESSAGES
-    drawn = [{"role": m.role, "content": m.content} for m in messages[-SHOWN_MESSAGES:]]
+    drawn = drawn_messages(messages[-SHOWN_MESSAGES:])
     if left_out > 0:
         note = f"*{left_out} earlier messages are not drawn here. The model still has them.*"
         drawn.insert(0, {"role": "assistant", "content": note})

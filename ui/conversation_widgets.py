@@ -8,6 +8,13 @@ from typing import Literal
 import gradio as gr
 
 
+FORMULAS = (
+    {"left": "$$", "right": "$$", "display": True},
+    {"left": "\\[", "right": "\\]", "display": True},
+    {"left": "\\(", "right": "\\)", "display": False},
+)
+
+
 def build_log(
     elem_id: str, label: str, height: str, placeholder: str, examples: Sequence[str] = ()
 ) -> gr.Chatbot:
@@ -32,6 +39,7 @@ def build_log(
         layout="bubble",
         container=False,
         examples=[{"text": text} for text in examples] or None,
+        latex_delimiters=list(FORMULAS),
     )
 
 

@@ -19,6 +19,7 @@ from ui.presenters import explain
 from ui.services import Services
 from ui.sessions import Workspace
 from ui.state.uploads import Upload, UploadError
+from ui.views.messages import drawn_messages
 
 
 @dataclass(frozen=True)
@@ -297,7 +298,7 @@ class DocumentHandlers:
 
 
 def _as_dicts(desk: DocumentDesk) -> list[dict[str, str]]:
-    return [{"role": m.role, "content": m.content} for m in desk.messages()]
+    return drawn_messages(desk.messages())
 
 
 def _fewer_pages(fit: Fit) -> str:
