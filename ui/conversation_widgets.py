@@ -7,7 +7,6 @@ from typing import Literal
 
 import gradio as gr
 
-
 FORMULAS = (
     {"left": "$$", "right": "$$", "display": True},
     {"left": "\\[", "right": "\\]", "display": True},

@@ -214,10 +214,10 @@ def _wire_pages(w: DocumentWidgets, handlers: DocumentHandlers, workspace_id: gr
     for chooser in (w.cited, w.any_page):
         chooser.input(show, [chooser, workspace_id], w.page, **QUIET)
 
-    def show_cell(workspace_id: str, event: gr.EventData, request: gr.Request) -> Updates:
-        return updates(handlers.show_page(event.page, workspace_id, request))
+    def show_cell(workspace_id: str, event: gr.EventData, request: gr.Request) -> DocumentView:
+        return handlers.show_page(event.page, workspace_id, request)
 
-    w.strip.click(show_cell, workspace_id, w.page, **QUIET)
+    w.strip.click(returned(show_cell, updates), workspace_id, w.page, **QUIET)
 
 
 def document_outputs(w: DocumentWidgets) -> tuple[gr.blocks.Block, ...]:

@@ -32,6 +32,7 @@ from ui.documents_tab import (
     wire_documents_tab,
 )
 from ui.gauge import model_line
+from ui.login_part import login_updates
 from ui.model_list_handlers import ModelListHandlers
 from ui.model_list_part import wire_model_list
 from ui.own_html import own_html
@@ -123,7 +124,10 @@ def _wire(page: gr.Blocks, w: Widgets, services: Services) -> None:
     offer_document(w.compare_tab, w.compare, compare_handlers, w.workspace_id)
     wire_settings_tab(w.settings, settings_handlers, w.workspace_id, w.line)
     w.settings_tab.select(
-        settings_handlers.diagnostics, w.workspace_id, w.settings.diagnostics, **QUIET
+        returned(settings_handlers.diagnostics, lambda text: {w.settings.diagnostics: text}),
+        w.workspace_id,
+        w.settings.diagnostics,
+        **QUIET,
     )
     wire_model_list(
         w.settings.model_list, w.settings_tab, w.settings.model_name, ModelListHandlers(services)
@@ -179,6 +183,7 @@ def _wire_opening(page: gr.Blocks, w: Widgets, services: Services) -> None:
             w.shown_id: workspace.id,
             w.line: _line(services),
             w.settings.model_part: gr.update(visible=is_at_this_computer(request)),
+            **login_updates(w.settings.login, request.username),
             **_config_updates(w, config_view(services, workspace)),
         }
 
@@ -198,7 +203,15 @@ def _wire_opening(page: gr.Blocks, w: Widgets, services: Services) -> None:
     opened = page.load(
         open_page,
         None,
-        [w.workspace_id, w.shown_id, w.line, w.settings.model_part, *_config_outputs(w)],
+        [
+            w.workspace_id,
+            w.shown_id,
+            w.line,
+            w.settings.model_part,
+            w.settings.login.part,
+            w.settings.login.who,
+            *_config_outputs(w),
+        ],
         **QUIET,
     )
     opened.then(None, w.shown_id, None, js=KEEP_ID_JS, **AT_ONCE)

@@ -69,7 +69,15 @@ class Services:
         self.sessions = SessionStore(self._new_workspace, grace_s=grace_s)
 
     def workspace(self, workspace_id: str, request: gr.Request | None) -> Workspace:
-        """The workspace of an open page, after checking that it is this person's."""
+        """The workspace of an open page, after checking that it is this person's.
+
+        Raises:
+            gr.Error: The page has none yet; the person is told.
+        """
+        if not workspace_id:
+            raise gr.Error(
+                "The page is still opening. Try again in a moment.", print_exception=False
+            )
         return self.sessions.get(workspace_id, owner_of(request))
 
     def memory(self) -> MemoryReading | None:

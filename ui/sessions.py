@@ -16,11 +16,12 @@ from ui.chat_desk import ChatDesk
 from ui.compare_desk import CompareDesk
 from ui.document_desk import DocumentDesk
 
-MAX_WORKSPACES = 64
+MAX_WORKSPACES_PER_USER = 32
+"""More of one person's pages than that: the one left longest ago ends, and its chat with it."""
 GRACE_S = 120.0
 """A page that left may come back this long before its running work is stopped."""
 BYTE_BUDGET = 4_000_000_000
-"""KV bytes that idle chats and documents may hold together before the oldest are put away."""
+"""KV bytes that idle chats and documents may hold together before some are put away."""
 
 
 class NotYoursError(PermissionError):
@@ -151,17 +152,20 @@ class SessionStore:
             timer.start()
 
     def make_room(self) -> None:
-        """Put away the longest unused idle caches until the byte budget holds."""
+        """Put away idle caches until the byte budget holds: the oldest of who holds the most.
+
+        The newest one of all stays: its owner is looking at it.
+        """
         with self._lock:
             oldest_first = sorted(self._by_id.values(), key=lambda w: w.used_at)
             held = {w.id: w.idle_bytes() for w in oldest_first}
-            over = sum(held.values()) - self._byte_budget
-            for workspace in oldest_first[:-1]:
-                if over <= 0:
-                    break
-                if held[workspace.id]:
-                    workspace.put_away()
-                    over -= held[workspace.id]
+            idle = [w for w in oldest_first[:-1] if held[w.id]]
+            while idle and sum(held.values()) > self._byte_budget:
+                owner = max((w.owner for w in idle), key=lambda name: self._held_by(name, held))
+                workspace = next(w for w in idle if w.owner == owner)
+                workspace.put_away()
+                idle.remove(workspace)
+                held[workspace.id] = 0
 
     def all(self) -> list[Workspace]:
         """Every workspace there is."""
@@ -174,9 +178,13 @@ class SessionStore:
             for workspace in self._by_id.values():
                 workspace.stop_all()
 
+    def _held_by(self, owner: str, held: dict[str, int]) -> int:
+        return sum(held[w.id] for w in self._by_id.values() if w.owner == owner and w.id in held)
+
     def _add(self, workspace_id: str, owner: str) -> Workspace:
-        while len(self._by_id) >= MAX_WORKSPACES:
-            oldest = min(self._by_id.values(), key=lambda w: (bool(w.pages), w.used_at))
+        own = [w for w in self._by_id.values() if w.owner == owner]
+        if len(own) >= MAX_WORKSPACES_PER_USER:
+            oldest = min(own, key=lambda w: (bool(w.pages), w.used_at))
             oldest.stop_all()
             oldest.put_away()
             del self._by_id[oldest.id]

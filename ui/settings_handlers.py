@@ -7,14 +7,7 @@ from dataclasses import dataclass, replace
 
 import gradio as gr
 
-from nexusquant.config import (
-    PRESETS,
-    CompressionConfig,
-    EvictionConfig,
-    QuantConfig,
-    SamplingParams,
-    ScorerName,
-)
+from nexusquant.config import PRESETS, CompressionConfig
 from nexusquant.engine import SelfTestReport
 from ui import gauge
 from ui.diagnostics import diagnostics_text
@@ -24,6 +17,7 @@ from ui.presenters import explain
 from ui.preset_figures import is_unsafe
 from ui.services import Services, is_at_this_computer
 from ui.sessions import Workspace
+from ui.state.fields import own_compression, own_sampling
 
 READ_AGAIN = "From the next message on. The whole conversation is read again with these settings."
 NOT_HERE = "Only the person at the computer that runs Nexusquant can change the model."
@@ -95,7 +89,7 @@ class SettingsHandlers:
     ) -> ConfigView:
         """Compress the coming turns with values of one's own."""
         try:
-            config = own_config(
+            config = own_compression(
                 key_bits,
                 value_bits,
                 keep_percent,
@@ -125,18 +119,18 @@ class SettingsHandlers:
         """Draw the coming answers this way; what is said under the fields."""
         workspace = self._services.workspace(workspace_id, request)
         try:
-            workspace.sampling = SamplingParams(
-                temperature=float(temperature),
-                top_p=float(top_p),
-                top_k=int(top_k),
-                min_p=float(min_p),
-                repetition_penalty=float(repetition_penalty),
-                max_new_tokens=int(max_new_tokens),
-                seed=_seed(seed),
-                stop=tuple(line for line in stop.splitlines() if line),
+            workspace.sampling = own_sampling(
+                temperature,
+                top_p,
+                top_k,
+                min_p,
+                repetition_penalty,
+                max_new_tokens,
+                seed,
+                stop,
             )
-        except (ValueError, TypeError) as error:
-            return gauge.notice(_plain(error), "warn")
+        except ValueError as error:
+            return gauge.notice(str(error), "warn")
         return gauge.notice(APPLIED, "info")
 
     def load_model(
@@ -205,47 +199,3 @@ def config_view(services: Services, workspace: Workspace) -> ConfigView:
     # a question about another model, or another test, is no longer one
     is_open = asked is not None and is_unsafe(asked, report)
     return ConfigView(workspace.config, report, asked if is_open else None)
-
-
-def own_config(
-    key_bits: float,
-    value_bits: float,
-    keep_percent: float,
-    scorer: str,
-    floor_percent: float,
-    newest_percent: float,
-    num_sink_tokens: float,
-    recent_window: float,
-) -> CompressionConfig:
-    """A config of the values in the fields.
-
-    Raises:
-        ValueError: A value outside its range.
-    """
-    eviction = None
-    if keep_percent < 100:
-        eviction = EvictionConfig(
-            keep_ratio=round(keep_percent / 100, 4),
-            scorer=ScorerName(scorer),
-            head_floor=floor_percent / 100,
-            newest_share=newest_percent / 100,
-        )
-    return CompressionConfig(
-        quant=QuantConfig(key_bits=float(key_bits), value_bits=float(value_bits)),
-        eviction=eviction,
-        num_sink_tokens=int(num_sink_tokens),
-        recent_window=int(recent_window),
-    )
-
-
-def _seed(text: str) -> int | None:
-    if not text.strip():
-        return None
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"seed is {text!r}; write a whole number, or nothing.") from None
-
-
-def _plain(error: Exception) -> str:
-    return "A field is empty; write a number." if isinstance(error, TypeError) else str(error)

@@ -16,6 +16,7 @@ from nexusquant.config import (
     ScorerName,
 )
 from ui.conversation_widgets import build_main_button, build_stop_button
+from ui.login_part import LoginWidgets, build_login_part
 from ui.model_list_part import ModelListWidgets, build_model_list
 from ui.own_html import heading, own_html
 from ui.preset_picker import PresetPicker, build_preset_picker
@@ -49,6 +50,7 @@ class SettingsWidgets:
     sampling: tuple[Any, ...]
     sampling_status: gr.HTML
     diagnostics: gr.Textbox
+    login: LoginWidgets
 
 
 def build_settings_tab(
@@ -75,6 +77,7 @@ def build_settings_tab(
                 buttons=["copy"],
                 elem_id="set-diagnostics",
             )
+            login = build_login_part()
     return SettingsWidgets(
         **model,
         picker=picker,
@@ -84,6 +87,7 @@ def build_settings_tab(
         sampling=sampling_fields,
         sampling_status=sampling_status,
         diagnostics=diagnostics,
+        login=login,
     )
 
 
@@ -206,7 +210,7 @@ def wire_settings_tab(
     w.stop_load.click(returned(handlers.stop_loading, updates), workspace_id, outputs, **AT_ONCE)
     gr.on(
         [field.input for field in w.sampling],
-        handlers.set_sampling,
+        returned(handlers.set_sampling, lambda text: {w.sampling_status: text}),
         [*w.sampling, workspace_id],
         w.sampling_status,
         trigger_mode="always_last",

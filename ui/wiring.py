@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import html
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import gradio as gr
+
+from nexusquant.errors import NexusquantError
+from ui.presenters import explain
+from ui.sessions import NotYoursError
+
+_LOG = logging.getLogger(__name__)
 
 Updates = dict[Any, Any]
 
@@ -26,8 +35,9 @@ def streamed(handler: Callable[..., Iterator[Any]], to_updates: Callable[[Any], 
     # `wraps` keeps the signature, by which Gradio knows where to put the request
     @functools.wraps(handler)
     def run(*args: Any) -> Iterator[Updates]:
-        for view in handler(*args):
-            yield to_updates(view)
+        with _told():
+            for view in handler(*args):
+                yield to_updates(view)
 
     return run
 
@@ -39,8 +49,9 @@ def watched(
 
     @functools.wraps(handler)
     async def run(*args: Any) -> AsyncIterator[Updates]:
-        async for view in handler(*args):
-            yield to_updates(view)
+        with _told():
+            async for view in handler(*args):
+                yield to_updates(view)
 
     return run
 
@@ -50,9 +61,25 @@ def returned(handler: Callable[..., Any], to_updates: Callable[[Any], Updates]) 
 
     @functools.wraps(handler)
     def run(*args: Any) -> Updates:
-        return to_updates(handler(*args))
+        with _told():
+            return to_updates(handler(*args))
 
     return run
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Whatever a handler raises reaches the person as a sentence, and the log as it is."""
+    try:
+        yield
+    except gr.Error:
+        raise
+    except NotYoursError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+    except Exception as error:
+        if not isinstance(error, NexusquantError):
+            _LOG.exception("A handler failed")
+        raise gr.Error(html.escape(explain(error)), print_exception=False) from error
 
 
 def changes(*pairs: tuple[gr.blocks.Block, Any]) -> Updates:

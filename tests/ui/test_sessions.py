@@ -127,7 +127,7 @@ def test_within_the_budget_nothing_is_put_away(services):
 def test_the_oldest_workspace_that_nobody_looks_at_goes_when_there_are_too_many(
     services, monkeypatch
 ):
-    monkeypatch.setattr(sessions, "MAX_WORKSPACES", 2)
+    monkeypatch.setattr(sessions, "MAX_WORKSPACES_PER_USER", 2)
     shown = services.sessions.open(None, "ada")
     services.sessions.attach("page-1", shown)
     left = services.sessions.open(None, "ada")

@@ -10,8 +10,9 @@ from visitors import person
 
 from nexusquant.config import PRESETS, SamplingParams, ScorerName
 from ui.chat_handlers import ChatHandlers
-from ui.settings_handlers import SettingsHandlers, config_view, own_config
+from ui.settings_handlers import SettingsHandlers, config_view
 from ui.settings_tab import SCORERS, build_settings_tab, compression_updates
+from ui.state.fields import own_compression
 
 SAMPLING = {
     "temperature": 0.3, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "repetition_penalty": 1.1,
@@ -122,12 +123,12 @@ def test_own_values_become_the_config(handlers, workspace, me):
 @pytest.mark.parametrize("scorer", ScorerName)
 def test_every_scorer_can_be_chosen_and_the_fields_give_back_the_config_they_show(scorer):
     assert scorer.value in [value for _, value in SCORERS]
-    config = own_config(2.0, 1.5, 40, scorer.value, 15, 35, 8, 64)
+    config = own_compression(2.0, 1.5, 40, scorer.value, 15, 35, 8, 64)
     with gr.Blocks():
         widgets = build_settings_tab(SamplingParams(), None)
     for shown in (config, PRESETS["high"], PRESETS["balanced"], PRESETS["max"]):
         updates = compression_updates(widgets, shown)
-        assert own_config(*(updates[field]["value"] for field in widgets.compression)) == shown
+        assert own_compression(*(updates[field]["value"] for field in widgets.compression)) == shown
 
 
 def test_keeping_everything_means_no_eviction(handlers, workspace, me):
@@ -152,7 +153,7 @@ def test_an_impossible_value_is_explained_and_changes_nothing(handlers, workspac
 def test_an_empty_field_is_explained(handlers, workspace, me):
     view = handlers.set_compression(2, 2, 50, "snapkv", 20, 30, None, 32, workspace.id, me)
     assert "nq-warn" in view.settings_status
-    assert "A field is empty" in set_sampling(handlers, workspace, me, top_k=None)
+    assert "Top-k is missing; write a number." in set_sampling(handlers, workspace, me, top_k=None)
 
 
 def test_sampling_values_reach_the_next_answer(handlers, workspace, me):
