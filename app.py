@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from ui.environment import prepare_environment
+from ui.environment import DataFolderError, prepare_environment
 from ui.options import parse_options
 
 
 def main() -> int:
     """Serve the page as the flags say; returns the exit code."""
     options = parse_options()
-    prepare_environment(options.data_dir)
+    try:
+        prepare_environment(options.data_dir)
+    except DataFolderError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     # after the environment, which gradio and torch read as they are imported
     from ui.server import serve
 

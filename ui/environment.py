@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
+
+
+class DataFolderError(OSError):
+    """The data folder cannot be used; the message says why and what to do."""
 
 
 def prepare_environment(data_dir: Path) -> None:
@@ -15,10 +20,21 @@ def prepare_environment(data_dir: Path) -> None:
 
     Args:
         data_dir: Made if it is not there.
+
+    Raises:
+        DataFolderError: Nothing can be written there.
     """
     uploads = data_dir / "uploads"
-    uploads.mkdir(parents=True, exist_ok=True)
-    uploads.chmod(0o700)
+    try:
+        uploads.mkdir(parents=True, exist_ok=True)
+        uploads.chmod(0o700)
+        with tempfile.TemporaryFile(dir=uploads) as probe:
+            probe.write(bytes(1))
+    except OSError as error:
+        raise DataFolderError(
+            f"Nothing can be written to the data folder {data_dir} ({error.strerror}). Make room "
+            "or give yourself access, or choose another folder with --data-dir."
+        ) from error
     os.environ.update(
         GRADIO_ANALYTICS_ENABLED="False",
         GRADIO_TEMP_DIR=str(uploads),

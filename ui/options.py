@@ -274,7 +274,7 @@ def _passwords(
             written.get(name)
             or environment.get(variable)
             or environment.get(variable.upper())
-            or ask_password(f"Password for {name}: ")
+            or _asked(name, ask_password)
         )
         if len(password) < MIN_PASSWORD_LENGTH:
             raise ValueError(
@@ -285,8 +285,21 @@ def _passwords(
     return passwords
 
 
+def _asked(name: str, ask_password: Callable[[str], str]) -> str:
+    try:
+        return ask_password(f"Password for {name}: ")
+    except EOFError:
+        raise ValueError(
+            f"there is no terminal to ask for the password of {name}; put it into the variable "
+            f"{PASSWORD_VARIABLE}{name.upper()} or into a --password-file."
+        ) from None
+
+
 def _read_password_file(file: Path) -> dict[str, str]:
-    lines = file.read_text(encoding="utf-8").splitlines()
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeError:
+        raise ValueError(f"{file.name} is no text in UTF-8.") from None
     pairs = [line.partition(":") for line in lines if line.strip()]
     if any(not colon for _, colon, _ in pairs):
         raise ValueError(f"{file.name} needs one NAME:PASSWORD per line.")

@@ -1,25 +1,13 @@
-"""A page over a fake engine, served in this process, and a real Chromium to look at it with."""
+"""A real Chromium to look at a page with."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-import threading
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-import uvicorn
-from fake_engine import FakeEngine, Script, numbered_words
 from playwright.sync_api import BrowserContext, Page, sync_playwright
-from test_following import wait_for
-from visitors import make_services
-
-from ui.layout import build_ui
-from ui.server.server import build_app, listen
-from ui.services import Services
 
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM_FLAGS = (
@@ -31,51 +19,6 @@ CHROMIUM_FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-FIRST_PORT = 18_860
-
-
-@dataclass
-class Site:
-    """A page that is being served, and the strings behind it."""
-
-    url: str
-    engine: FakeEngine
-    services: Services
-
-    @property
-    def script(self) -> Script:
-        return self.engine.script
-
-    def rest(self) -> None:
-        """Stop what runs and forget what the last test scripted."""
-        self.services.close()
-        self.engine.script = Script(numbered_words)
-        assert self.engine.submit(lambda: iter_nothing()).wait(10)
-        wait_for(lambda: not self.services.models.is_testing)
-        self.engine.report = None
-
-
-def iter_nothing():
-    yield from ()
-
-
-@contextlib.contextmanager
-def serve_fake(data_dir: Path, *, is_loaded: bool = True) -> Iterator[Site]:
-    engine = FakeEngine(Script(numbered_words), is_loaded=is_loaded)
-    services = make_services(engine, data_dir, grace_s=5.0)
-    listener = listen("127.0.0.1", FIRST_PORT)
-    port = listener.getsockname()[1]
-    app = build_app(build_ui(services), services.uploads, ["127.0.0.1"], {}, port)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.02)
-    yield Site(f"http://127.0.0.1:{port}/", engine, services)
-    services.close()
-    server.should_exit = True
-    thread.join(5)
-    engine.close()
 
 
 @contextlib.contextmanager

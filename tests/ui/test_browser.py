@@ -14,8 +14,9 @@ from test_html_pieces import contrast
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-from browsing import Visitor, ask, chromium, open_tab, serve_fake, text_of, wait_for_text
+from browsing import Visitor, ask, chromium, open_tab, text_of, wait_for_text
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
+from served import serve_fake
 
 pytestmark = pytest.mark.browser
 

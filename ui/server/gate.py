@@ -7,6 +7,7 @@ user, a session of that user and a body of plain values; the rest is answered he
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -36,6 +37,9 @@ from ui.state.uploads import UploadError, Uploads
 
 MAX_EVENTS_PER_USER = 80
 """An open page has up to five."""
+
+MAX_REQUESTS_PER_USER = 120
+"""On their way at the same time; an open page keeps two for as long as it is open."""
 
 _UPLOAD = f"{API}/upload"
 # what a proxy says about a request; anybody can write it
@@ -85,6 +89,7 @@ class Gate:
         self._app, self._guards = app, guards
         self._routes, self._sessions = RouteTable(), SessionOwners()
         self._names = frozenset(map(_normal, guards.names))
+        self._on_their_way: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with the reason why not."""
@@ -100,7 +105,17 @@ class Gate:
         except RefusedError as error:
             await _answer(error, scope, self._guards)(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        await self._pass_on(scope, receive, send)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        user = scope["state"]["user"] or ""
+        self._on_their_way[user] += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._on_their_way[user] -= 1
+            if not self._on_their_way[user]:
+                del self._on_their_way[user]
 
     async def _checked(self, scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
         if not self._guards.trusts_proxy:
@@ -114,6 +129,8 @@ class Gate:
         user = self._guards.user_of(headers)
         if user is None and route.access is not Access.OPEN:
             raise RefusedError(401, "Log in first.")
+        if user is not None and self._on_their_way[user] >= MAX_REQUESTS_PER_USER:
+            raise RefusedError(429, "Too many requests at once. Close some pages.")
         scope = {**scope, "state": {**scope.get("state", {}), "user": user}}
         if route.check in (Check.QUERY_SESSION, Check.PATH_SESSION):
             self._check_session(scope, route, user or "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -50,7 +51,11 @@ def serve(options: Options) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     for name in ("httpx", "httpx2"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    listener = listen(options.host, options.port)
+    try:
+        listener = listen(options.host, options.port)
+    except OSError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
     port = listener.getsockname()[1]
     engine = Engine(
         options.data_dir,
@@ -158,7 +163,7 @@ def listen(host: str, port: int) -> socket.socket:
     """Take the first free port from `port` on.
 
     Raises:
-        OSError: None of the next hundred is free.
+        OSError: None of the next hundred is free, or the address is not this computer's.
     """
     for candidate in range(port, min(port + PORTS_TO_TRY, 65_536)):
         listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -168,8 +173,12 @@ def listen(host: str, port: int) -> socket.socket:
         try:
             listener.bind((host, candidate))
             listener.listen()
-        except (PermissionError, OSError):
+        except OSError as error:
             listener.close()
+            if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+                raise OSError(
+                    f"{host} is no address of this computer. Choose another with --host."
+                ) from error
         else:
             return listener
     raise OSError(f"No port from {port} on is free at {host}. Choose another with --port.")

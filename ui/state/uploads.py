@@ -170,6 +170,8 @@ class Uploads:
             )
 
     def _new_path(self, name: str) -> Path:
+        # somebody may have tidied up
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.check_room()
         # the suffix tells readers what a file is; nothing else of its name reaches the disk
         suffix = Path(plain_name(name)).suffix.lower()
