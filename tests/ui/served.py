@@ -19,6 +19,9 @@ from ui.server.server import build_app, listen
 from ui.services import Services
 
 FIRST_PORT = 18_860
+PASSWORDS = {"ada": "correct horse battery", "bob": "nine geese in a row"}
+"""Two users for pages that ask for a login."""
+
 NOBODY: Mapping[str, str] = {}
 
 

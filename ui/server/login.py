@@ -122,7 +122,7 @@ class Logins:
     def begin(self, name: str) -> str:
         """Log `name` in; returns the token of the cookie."""
         own = [token for token, (user, _) in self._by_token.items() if user == name]
-        for token in own[: len(own) - MAX_LOGINS_PER_USER + 1]:
+        for token in own[: max(0, len(own) - MAX_LOGINS_PER_USER + 1)]:
             del self._by_token[token]
         token = secrets.token_urlsafe(32)
         self._by_token[token] = name, time.monotonic() + LOGIN_LASTS_S

@@ -7,11 +7,9 @@ from collections.abc import Callable, Iterator
 import httpx
 import pytest
 from caller import Caller
-from served import Site, serve_fake
+from served import PASSWORDS, Site, serve_fake
 
 from ui.server import login
-
-PASSWORDS = {"ada": "correct horse battery", "bob": "nine geese in a row"}
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Every route of the running app, tried by a stranger, by a guest and by the owner of what it names."""
+"""Every route of the running app, tried by a stranger, a guest and the owner of what it names."""
 
 from __future__ import annotations
 
