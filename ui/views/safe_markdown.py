@@ -39,7 +39,7 @@ _FORMULA_OPENS = re.compile(r"^\s*(\\\[|\$\$)(?!.*(?:\\\]|\$\$)\s*$)")
 _FORMULA_ENDS = re.compile(r"(\\\]|\$\$)\s*$")
 # between the parts of a formula a star is a sign; a wave before a number is one too
 _TIMES = re.compile(r"(?<=[\w)\]])\*{1,2}(?=[\w(\[])")
-_EMPHASIS = re.compile(r"\*\*[^\s*][^*]*\*\*|(?<![\w*)\]])\*[^\s*][^*]*\*(?![\w*(\[])")
+_EMPHASIS = re.compile(r"(?<![\d)\]])\*\*[^\s*][^*]*\*\*|(?<![\w*)\]])\*[^\s*][^*]*\*(?![\w*(\[])")
 _GREATER = re.compile(r"^([ \t]*)>(?=[ \t]*[-+]?[\d.]*\d)")
 _MARKS = re.compile(r"[!-/:-@\[-`{-~]")
 _SPACES = re.compile(r"^[ \t]+|[ \t](?=[ \t\n]|$)", re.MULTILINE)
