@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -14,8 +15,8 @@ from nexusquant.engine.devices import DEVICES as ENGINE_DEVICES
 from nexusquant.engine.model_loader import DTYPES as ENGINE_DTYPES
 from nexusquant.kernels.program_files import FOLDER_VARIABLE
 from ui import options
-from ui.environment import prepare_environment
-from ui.options import default_data_dir, parse_options
+from ui.environment import DataFolderError, prepare_environment
+from ui.options import PASSWORD_VARIABLE, default_data_dir, parse_options
 from ui.presenters import PRESET_LABELS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,6 +155,48 @@ def test_uploads_can_be_read_by_their_owner_only(tmp_path, monkeypatch):
     assert environment["GRADIO_TEMP_DIR"].startswith(str(tmp_path))
 
 
+@pytest.mark.parametrize("place", ["a file", "in a file", "not ours"])
+def test_a_data_folder_that_cannot_be_used_is_a_sentence(place, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    # nobody can make a folder there, whoever they are
+    not_ours = Path("/proc/nexusquant") if os.path.isdir("/proc") else file / "x"
+    data_dir = {"a file": file, "in a file": file / "data", "not ours": not_ours}[place]
+    command = [sys.executable, "app.py", "--no-browser", "--data-dir", str(data_dir)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert run.returncode == 2
+    assert str(data_dir) in run.stderr
+    assert "--data-dir" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EACCES])
+def test_a_data_folder_that_cannot_be_written_is_a_sentence(number, tmp_path, monkeypatch):
+    def refuse(**_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("os.environ", {})
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(DataFolderError, match=os.strerror(number)):
+        prepare_environment(tmp_path)
+
+
+def test_a_password_that_nobody_can_be_asked_for_is_a_sentence(capsys):
+    def no_terminal(_prompt):
+        raise EOFError
+
+    with pytest.raises(SystemExit) as ended:
+        parse_options(["--user", "ada"], {}, no_terminal)
+    assert ended.value.code == 2
+    assert f"{PASSWORD_VARIABLE}ADA" in capsys.readouterr().err
+
+
+def test_a_password_file_that_is_no_text_is_a_sentence(capsys, tmp_path):
+    (tmp_path / "passwords").write_bytes(b"ada:\xff\xfe\x00")
+    told = refused(capsys, "--user", "ada", "--password-file", str(tmp_path / "passwords"))
+    assert "no text in UTF-8" in told
+
+
 def test_what_is_compiled_is_kept_in_the_data_folder(tmp_path, monkeypatch):
     monkeypatch.setattr("os.environ", environment := {})
     prepare_environment(tmp_path)
@@ -201,6 +244,6 @@ def test_help_comes_at_once_and_explains_every_flag():
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10)
     assert shown.returncode == 0
     for flag in ("--model", "--preset", "--device", "--dtype", "--host", "--port", "--lan",
-                 "--offload", "--no-cuda-graph", "--gpu-share", "--user", "--password-file",
+                 "--offload", "--no-cuda-graph", "--gpu-share", "--user", "--password-file", "--proxy", "--name",
                  "--data-dir", "--no-browser"):  # fmt: skip
         assert flag in shown.stdout

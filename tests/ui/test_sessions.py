@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 from test_following import wait_for
 from visitors import make_services
@@ -122,6 +123,34 @@ def test_within_the_budget_nothing_is_put_away(services):
     answered(other)
     services.sessions.make_room()
     assert workspace.idle_bytes() > 0
+
+
+def test_many_chats_of_one_person_end_none_of_anothers(services):
+    hers = [services.sessions.open(None, "ada") for _ in range(3)]
+    answered(hers[0])
+    for _ in range(sessions.MAX_WORKSPACES_PER_USER + 40):
+        services.sessions.open(None, "bob")
+    assert [services.sessions.look(one.id, "ada") for one in hers] == hers
+    assert len(services.sessions) == 3 + sessions.MAX_WORKSPACES_PER_USER
+
+
+def test_who_holds_the_most_makes_room_first(services):
+    hers = services.sessions.open(None, "ada")
+    answered(hers)
+    his = [services.sessions.open(None, "bob") for _ in range(4)]
+    for one in his:
+        answered(one)
+    services.sessions._byte_budget = 3 * hers.idle_bytes()
+    services.sessions.make_room()
+    # hers is the oldest of all, and stays
+    assert hers.idle_bytes() > 0
+    assert [one.idle_bytes() > 0 for one in his] == [False, False, True, True]
+
+
+def test_a_page_that_has_no_chat_yet_gets_none_by_acting(services, me):
+    with pytest.raises(gr.Error, match="still opening"):
+        services.workspace("", me)
+    assert len(services.sessions) == 0
 
 
 def test_the_oldest_workspace_that_nobody_looks_at_goes_when_there_are_too_many(

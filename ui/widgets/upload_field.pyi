@@ -38,7 +38,9 @@ class UploadField(gr.File):
     def example_value(self) -> None:
         """No file."""
         return None
-    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from collections.abc import Callable, Sequence
+    from typing import TYPE_CHECKING, Any, Literal
+
     from gradio.blocks import Block
     if TYPE_CHECKING:
         from gradio.components import Timer
