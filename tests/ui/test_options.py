@@ -244,6 +244,6 @@ def test_help_comes_at_once_and_explains_every_flag():
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10)
     assert shown.returncode == 0
     for flag in ("--model", "--preset", "--device", "--dtype", "--host", "--port", "--lan",
-                 "--offload", "--no-cuda-graph", "--gpu-share", "--user", "--password-file", "--proxy", "--name",
-                 "--data-dir", "--no-browser"):  # fmt: skip
+                 "--offload", "--no-cuda-graph", "--gpu-share", "--user", "--password-file",
+                 "--proxy", "--name", "--data-dir", "--no-browser"):  # fmt: skip
         assert flag in shown.stdout

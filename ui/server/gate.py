@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.requests import cookie_parser
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -153,8 +153,8 @@ class Gate:
         if route.check is Check.PATH_SESSION:
             session = scope["path"].rsplit("/", 1)[-1]
         else:
-            query = parse_qs(scope["query_string"].decode("latin-1"))
-            session = query.get("session_hash", [""])[-1]
+            # read as the app behind reads it
+            session = QueryParams(scope["query_string"]).get("session_hash", "")
         if not SESSION_HASH.fullmatch(session):
             raise RefusedError(400, "The request names no session.")
         is_taken = (
@@ -164,6 +164,8 @@ class Gate:
         )
         if not is_taken:
             raise RefusedError(403, "This page belongs to somebody else.")
+        if route.check is Check.QUERY_SESSION and not self._guards.events.has_news_for(session):
+            raise RefusedError(404, "This page has no answers to wait for.")
 
     async def _with_body(
         self, scope: Scope, receive: Receive, route: Route, user: str
@@ -189,7 +191,8 @@ class Gate:
             return json.dumps(event).encode()
         event.pop("event_id", None)
         is_queued = route.path.endswith("/queue/join")
-        if not events.is_known(event["fn_index"], is_queued=is_queued):
+        num_values = len(event.get("data", ()))
+        if not events.is_known(event["fn_index"], num_values, is_queued=is_queued):
             raise RefusedError(404, "This page has no such event. Load it again.")
         if is_queued and events.num_alive(gradio_name) >= MAX_EVENTS_PER_USER:
             raise RefusedError(429, "You have too many pages open here. Close some, then go on.")
@@ -215,9 +218,9 @@ def _no_route(path: str) -> RefusedError:
 def _answer(error: RefusedError, scope: Scope, guards: Guards) -> Response:
     wants_page = "text/html" in Headers(scope=scope).get("accept", "")
     if error.status == 401 and wants_page and scope["path"] == "/" and guards.logins is not None:
-        query = parse_qs(scope["query_string"].decode("latin-1"))
+        query = QueryParams(scope["query_string"])
         headers = {"Content-Security-Policy": LOGIN_POLICY, "Cache-Control": "no-store"}
-        page = login_page(chat=query.get("chat", [""])[-1])
+        page = login_page(chat=query.get("chat", ""))
         return HTMLResponse(page, status_code=401, headers=headers)
     return JSONResponse({"detail": error.text}, status_code=error.status)
 

@@ -22,10 +22,16 @@ class PageEvents:
     def __init__(self, page: gr.Blocks) -> None:
         self._page = page
 
-    def is_known(self, fn_index: int, *, is_queued: bool) -> bool:
-        """Whether the page has this event, and calls it in this way."""
+    def is_known(self, fn_index: int, num_values: int, *, is_queued: bool) -> bool:
+        """Whether the page has this event, and calls it in this way with so many values."""
         event = self._page.fns.get(fn_index)
-        return event is not None and bool(event.queue) == is_queued
+        return (
+            event is not None and bool(event.queue) == is_queued and len(event.inputs) == num_values
+        )
+
+    def has_news_for(self, session_hash: str) -> bool:
+        """Whether an event of this session waits or runs; the stream of any other breaks off."""
+        return session_hash in self._page._queue.pending_messages_per_session
 
     def num_alive(self, user: str | None) -> int:
         """Events of a user that wait or run."""

@@ -49,8 +49,9 @@ def serve(options: Options) -> int:
         The exit code.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    for name in ("httpx", "httpx2"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    # the last one tells of every damaged upload
+    for name in ("httpx", "httpx2", "python_multipart"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         listener = listen(options.host, options.port)
     except OSError as error:
