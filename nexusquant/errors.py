@@ -48,3 +48,7 @@ class DocumentError(NexusquantError):
 
 class OutOfMemoryError(NexusquantError):
     """The device had no room left; the job was dropped and its memory freed."""
+
+
+class TooManyJobsError(NexusquantError):
+    """One person asked for too much at once; what they asked for before goes on."""

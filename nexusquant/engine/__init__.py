@@ -33,6 +33,7 @@ from nexusquant.engine.self_test import (
     SelfTestReport,
 )
 from nexusquant.engine.stats import GenerationStats
+from nexusquant.engine.turns import Order
 from nexusquant.engine.weights import Precision, WeightCount, count_weights
 from nexusquant.engine.worker import Job, JobState, Worker
 
@@ -61,6 +62,7 @@ __all__ = [
     "ModelFit",
     "ModelInfo",
     "ModelOnDisk",
+    "Order",
     "Precision",
     "PrefillProgress",
     "PresetReport",

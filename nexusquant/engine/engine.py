@@ -28,6 +28,7 @@ from nexusquant.engine.model_info import ModelInfo, describe
 from nexusquant.engine.model_loader import LoadedModel, check_loadable, load_model
 from nexusquant.engine.on_disk import ModelOnDisk, folder_of, models_on_disk
 from nexusquant.engine.self_test import SelfTestReport
+from nexusquant.engine.turns import Order
 from nexusquant.engine.worker import Job, Work, Worker
 from nexusquant.errors import CacheStateError
 
@@ -128,7 +129,7 @@ class Engine:
             self._offload if offload is None else offload,
             self.info.weight_bytes_by_device if self.info else {},
         )
-        return self.submit(lambda: self._load(name, how, token))
+        return self.submit(lambda: self._load(name, how, token), Order(is_alone=True))
 
     def self_test(self, scaling: RopeScaling | None = None) -> Job:
         """Measure every preset on the present model while nothing else is to be done.
@@ -155,9 +156,17 @@ class Engine:
         """How the presets do on the present model as it is."""
         return self.report_for(None)
 
-    def submit(self, work: Work) -> Job:
-        """Run `work()`, an iterator of events, on the engine's thread after what waits already."""
-        return self._worker.submit(work)
+    def submit(self, work: Work, order: Order | None = None) -> Job:
+        """Run `work()`, an iterator of events, on the engine's thread when its turn has come.
+
+        Args:
+            work: Other work goes on between any two of its events.
+            order: Whose it is, and beside whom it may run.
+
+        Raises:
+            TooManyJobsError: Its owner has too many already.
+        """
+        return self._worker.submit(work, order)
 
     def new_conversation(
         self, config: CompressionConfig, scaling: RopeScaling | None = None

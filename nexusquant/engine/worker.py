@@ -1,7 +1,9 @@
 """One thread that owns the device, and the jobs that wait for it.
 
-Knows generators of events. Must not know what they compute. A job's cancel flag is looked at
-between any two events, that is after every prefill chunk and every token.
+Knows generators of events. Must not know what they compute, or whose turn it is: that is in
+`turns`. A job's cancel flag is looked at between any two events, that is after every prefill chunk
+and every token. Other jobs run between any two events of a job, so a generator must not leave a
+context open across a `yield` that changes what all share: the model, or a mode of the thread.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import gc
 import logging
 import queue
 import threading
+import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from enum import Enum
@@ -17,7 +20,11 @@ from enum import Enum
 import torch
 
 from nexusquant.engine.events import Event
+from nexusquant.engine.turns import MAX_STARTED, Order, Turns
 from nexusquant.errors import NexusquantError, OutOfMemoryError
+
+SLICE_S = 0.5
+"""Long enough that changing over costs nothing, short enough to look like both go on."""
 
 _LOG = logging.getLogger(__name__)
 Work = Callable[[], Generator[Event, None, object]]
@@ -41,26 +48,34 @@ class Job:
 
     Attributes:
         id: Unique name.
+        order: Whose it is, and beside whom it may run.
         state: Where it is in its life.
         result: What the generator returned, when done.
         error: Why it failed.
     """
 
-    def __init__(self, work: Work, position_of: Callable[[Job], int]) -> None:
+    def __init__(self, work: Work, order: Order, worker: Worker) -> None:
         self.id = uuid.uuid4().hex
+        self.order = order
         self.state = JobState.WAITING
         self.result: object | None = None
         self.error: Exception | None = None
         self._work = work
-        self._position_of = position_of
+        self._worker = worker
+        self._generator: Generator[Event, None, object] | None = None
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._cancelled = threading.Event()
         self._ended = threading.Event()
 
     @property
     def position(self) -> int:
-        """Jobs before this one; 0 when it is next or running."""
-        return self._position_of(self)
+        """Jobs that come before this one; 0 when it is next or has begun."""
+        return self._worker.position_of(self)
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether somebody asked it to end."""
+        return self._cancelled.is_set()
 
     def cancel(self) -> None:
         """Ask it to end: before it begins, or at its next step."""
@@ -87,48 +102,50 @@ class Job:
             events.append(self._events.get())
         return events
 
-    def run(self, between_steps: Callable[[], None] | None = None) -> None:
-        """Do the work; called by the worker's thread only.
+    def step(self) -> bool:
+        """Do the work up to its next event; called by the worker's thread only.
 
-        Args:
-            between_steps: Called after every event: what goes before this job.
+        Returns:
+            Whether it has ended: done, failed or cancelled.
         """
-        try:
-            self._run(between_steps)
-        finally:
-            self._ended.set()
-
-    def _run(self, between_steps: Callable[[], None] | None) -> None:
         if self._cancelled.is_set():
-            self.state = JobState.CANCELLED
-            return
+            self._end(JobState.CANCELLED)
+            return True
         self.state = JobState.RUNNING
         try:
-            self.result = self._iterate(self._work(), between_steps)
-            state = JobState.CANCELLED if self._cancelled.is_set() else JobState.DONE
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            self.error, state = _out_of_memory(error), JobState.FAILED
-        except (NexusquantError, ValueError, OSError) as error:
-            self.error, state = error, JobState.FAILED
-        except Exception as error:  # noqa: BLE001 - the thread must outlive any job
-            _LOG.exception("A job failed unexpectedly")
-            out_of_memory = "not enough memory" in str(error) or "out of memory" in str(error)
-            self.error, state = _out_of_memory(error) if out_of_memory else error, JobState.FAILED
-        self.state = state
-
-    def _iterate(
-        self, work: Generator[Event, None, object], between_steps: Callable[[], None] | None
-    ) -> object | None:
-        try:
-            while not self._cancelled.is_set():
-                self._events.put(next(work))
-                if between_steps is not None and not self._cancelled.is_set():
-                    between_steps()
+            if self._generator is None:
+                self._generator = self._work()
+            self._events.put(next(self._generator))
         except StopIteration as end:
-            return end.value
-        finally:
-            work.close()
-        return None
+            self.result = end.value
+            self._end(JobState.CANCELLED if self._cancelled.is_set() else JobState.DONE)
+        except Exception as error:  # noqa: BLE001 - the thread must outlive any job
+            self.error = _as_told(error)
+            self._end(JobState.FAILED)
+        else:
+            return False
+        return True
+
+    def _end(self, state: JobState) -> None:
+        try:
+            if self._generator is not None:
+                self._generator.close()
+        except Exception:  # noqa: BLE001 - the thread must outlive any job
+            _LOG.exception("A job failed as it was ended")
+        # what it held is freed now, not when its owner forgets it
+        self._generator = None
+        self.state = state
+        self._ended.set()
+
+
+def _as_told(error: Exception) -> Exception:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return _out_of_memory(error)
+    if isinstance(error, (NexusquantError, ValueError, OSError)):
+        return error
+    _LOG.error("A job failed unexpectedly", exc_info=error)
+    is_out_of_memory = "not enough memory" in str(error) or "out of memory" in str(error)
+    return _out_of_memory(error) if is_out_of_memory else error
 
 
 def _out_of_memory(error: Exception) -> OutOfMemoryError:
@@ -153,14 +170,19 @@ def _about_the_cap() -> str:
 
 
 class Worker:
-    """Runs jobs one after the other on one thread; background jobs give way to all others."""
+    """Runs jobs on one thread: owners take turns, background jobs give way to all others.
 
-    def __init__(self) -> None:
-        self._waiting: list[Job] = []
+    Args:
+        slice_s: Seconds that a job goes on while another owner's waits for its turn.
+        max_started: Owners whose jobs may be in the middle of something at once.
+    """
+
+    def __init__(self, *, slice_s: float = SLICE_S, max_started: int = MAX_STARTED) -> None:
+        self._slice_s = slice_s
+        self._turns = Turns(max_started)
         self._background: list[Job] = []
         self._changed = threading.Condition()
         self._is_closed = False
-        self._is_busy = False
         self._thread = threading.Thread(target=self._loop, name="nexusquant-engine", daemon=True)
         self._thread.start()
 
@@ -168,66 +190,80 @@ class Worker:
     def num_waiting(self) -> int:
         """Jobs that have not begun, those in the background not counted."""
         with self._changed:
-            return len(self._waiting)
+            return len(self._turns.waiting)
 
-    def submit(self, work: Work, *, in_background: bool = False) -> Job:
-        """Put work at the end of the queue.
+    def submit(self, work: Work, order: Order | None = None, *, in_background: bool = False) -> Job:
+        """Put work into the queue.
 
         Args:
             work: Called on the worker's thread; its events go to the job.
-            in_background: Do it while nothing else waits; between any two of its events, whatever
-                waits goes first.
+            order: Whose it is, and beside whom it may run; None: nobody's, like any other.
+            in_background: Do it while nothing else is to be done; between any two of its events,
+                whatever waits goes first.
 
         Raises:
+            TooManyJobsError: Its owner has too many already.
             RuntimeError: The worker was closed.
         """
-        job = Job(work, self._position_of)
+        job = Job(work, order or Order(), self)
         with self._changed:
             if self._is_closed:
                 raise RuntimeError("The engine is closed.")
-            (self._background if in_background else self._waiting).append(job)
+            if in_background:
+                self._background.append(job)
+            else:
+                self._turns.add(job)
             self._changed.notify()
         return job
 
     def close(self) -> None:
-        """Cancel what waits, and end the thread once the running job has ended."""
+        """Cancel what has not begun, and end the thread once everything else has ended."""
         with self._changed:
             self._is_closed = True
-            for job in (*self._waiting, *self._background):
+            for job in (*self._turns.waiting, *self._background):
                 job.cancel()
             self._changed.notify()
 
-    def _position_of(self, job: Job) -> int:
+    def position_of(self, job: Job) -> int:
+        """Jobs that come before one; 0 when it is next or has begun."""
         with self._changed:
-            if job not in self._waiting:
-                return 0
-            return self._waiting.index(job) + self._is_busy
+            return self._turns.position_of(job)
 
     def _loop(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._background or self._is_closed)
-                if not self._waiting and not self._background:
-                    return
-                job = None if self._waiting else self._background.pop(0)
-            if job is None:
-                self._run_waiting()
-            else:
-                _run(job, self._run_waiting)
+                self._changed.wait_for(
+                    lambda: not self._turns.is_empty or self._background or self._is_closed
+                )
+                behind = self._background[0] if self._background else None
+                is_due = behind is not None and behind.is_cancelled
+                job = None if is_due else self._turns.next()
+            if job is not None:
+                self._run_slice(job)
+            elif behind is not None:
+                self._step_behind(behind)
+            elif self._is_closed:
+                return
 
-    def _run_waiting(self) -> None:
-        """Run every job that waits, also those that come meanwhile."""
-        while True:
+    def _run_slice(self, job: Job) -> None:
+        """Go on with a job until it has ended, or until another one's turn has come."""
+        end = time.monotonic() + self._slice_s
+        while not (has_ended := job.step()):
+            if time.monotonic() >= end and self._turns.others_wait(job):
+                break
+        if has_ended:
             with self._changed:
-                self._is_busy = bool(self._waiting)
-                if not self._is_busy:
-                    return
-                job = self._waiting.pop(0)
-            _run(job)
+                self._turns.end(job)
+            _tidy_up(job)
+
+    def _step_behind(self, job: Job) -> None:
+        if job.step():
+            with self._changed:
+                self._background.remove(job)
+            _tidy_up(job)
 
 
-def _run(job: Job, between_steps: Callable[[], None] | None = None) -> None:
-    job.run(between_steps)
+def _tidy_up(job: Job) -> None:
     if job.error is not None:
         _free_memory()
 

@@ -1,4 +1,4 @@
-"""One thread, one job at a time, a flag that is looked at."""
+"""One thread, one owner's turn at a time, a flag that is looked at."""
 
 from __future__ import annotations
 
@@ -76,6 +76,7 @@ def test_a_job_cancelled_while_it_waits_never_begins(worker: Worker) -> None:
     assert second.wait(5)
     assert second.state is JobState.CANCELLED
     assert not began.is_set()
+    assert first.wait(5)
     assert first.state is JobState.DONE
 
 
