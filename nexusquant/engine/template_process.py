@@ -1,6 +1,11 @@
 """A chat template in a process of its own, with limits on time and memory.
 
 Knows how to start, ask and end that process. Must not know roles, tokenizers or models.
+
+A template is a program that came with a model. Counting its steps would not hold it: one operation
+(`10 ** 10 ** 10`, `"x" * 10 ** 9`, which jinja computes as it compiles) takes for ever or takes all
+memory, and no thread can be stopped inside it. A process can. It stays for the next text, so that
+a text costs about a millisecond, and ends with this object or with the program.
 """
 
 from __future__ import annotations
@@ -16,45 +21,46 @@ import weakref
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TextIO, cast
+from typing import IO, cast
 
 import psutil
 
-from nexusquant.errors import UnsupportedModelError
-
 _WORKER = Path(__file__).with_name("template_worker.py")
 _MAX_TEMPLATE_CHARACTERS = 1_000_000
-# an honest template takes milliseconds; a busy machine may still need its time to start Python
+# a busy machine may need its time to start Python; an honest template takes milliseconds
 _MAX_START_S = 60.0
-_MAX_RENDER_S = 6.0
+_MAX_RENDER_S = 5.0
 _MAX_BYTES = 700 * 1024**2
-_LOOK_S = 0.05
+_MAX_LINE_BYTES = 64 * 1024**2
+_WATCH_S = 0.05
 
 
-class EndlessTemplateError(UnsupportedModelError):
-    """A template takes more time or memory than it is given."""
+class TemplateError(Exception):
+    """What a template does wrong, as the end of a sentence that begins with its name."""
+
+
+class TemplateExcessError(TemplateError):
+    """It takes more time or memory than it is given."""
 
 
 class TemplateProcess:
     """Runs one template; its process starts with the first text and is ended with this object.
 
     Args:
-        label: How to name the template in messages.
         source: The template.
         variables: What else it may print, such as the tokens that begin and end a text.
 
     Raises:
-        UnsupportedModelError: The template is far longer than any honest one.
+        TemplateExcessError: The template is far longer than any honest one.
     """
 
-    def __init__(self, label: str, source: str, variables: Mapping[str, object]) -> None:
+    def __init__(self, source: str, variables: Mapping[str, str]) -> None:
         if len(source) > _MAX_TEMPLATE_CHARACTERS:
-            raise UnsupportedModelError(
-                f"{label} has {len(source):,} characters; up to {_MAX_TEMPLATE_CHARACTERS:,} are "
-                "run. Choose another model, or replace the template."
+            raise TemplateExcessError(
+                f"has {len(source):,} characters, more than the {_MAX_TEMPLATE_CHARACTERS:,} "
+                "that are run"
             )
-        self._label = label
-        self._setup = {"template": source, "variables": dict(variables)}
+        self._order = {"template": source, "variables": dict(variables)}
         self._lock = threading.Lock()
         self._running: _Running | None = None
 
@@ -73,8 +79,8 @@ class TemplateProcess:
             moment: What the template is told when it asks for the time.
 
         Raises:
-            UnsupportedModelError: The template fails.
-            EndlessTemplateError: It takes too much time or memory.
+            TemplateError: The template fails.
+            TemplateExcessError: It takes too much time or memory; its process was ended.
         """
         request = {
             "messages": list(messages),
@@ -82,25 +88,20 @@ class TemplateProcess:
             "moment": moment.replace(tzinfo=None).isoformat(),
         }
         with self._lock:
+            if self._running is None:
+                self._running = _Running()
+                weakref.finalize(self, self._running.end)
             try:
-                if self._running is None or not self._running.is_alive():
-                    self._running = _Running()
-                    weakref.finalize(self, self._running.end)
-                    self._running.ask(self._setup)
-                return self._running.ask(request)
-            except _TemplateFailure as failure:
-                raise UnsupportedModelError(self._sentence(failure)) from failure
-            except _TemplateExcess as excess:
+                return self._running.ask(self._order | request)
+            except TemplateExcessError:
                 self._end()
-                raise EndlessTemplateError(self._sentence(excess)) from excess
+                raise
+            except TemplateError:
+                raise
             except BaseException:
                 # an answer that nobody waited for must not be taken for the next one's
                 self._end()
                 raise
-
-    def _sentence(self, failure: Exception) -> str:
-        what = str(failure).rstrip(".")
-        return f"{self._label} {what}. Choose another model, or replace the template."
 
     def _end(self) -> None:
         if self._running is not None:
@@ -108,81 +109,70 @@ class TemplateProcess:
             self._running = None
 
 
-class _TemplateFailure(Exception):
-    """What a template does wrong, as the end of a sentence that names it."""
-
-
-class _TemplateExcess(Exception):
-    """What a template has too much of, as the end of a sentence that names it."""
-
-
 class _Running:
-    """A started worker."""
+    """A started process."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(_WORKER)],
+            [sys.executable, "-P", str(_WORKER)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            encoding="utf-8",
-            errors="replace",
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
-        self._lines: queue.Queue[str] = queue.Queue()
-        reader = threading.Thread(
-            target=_read, args=(cast(TextIO, self._process.stdout), self._lines), daemon=True
-        )
-        reader.start()
-        if self._next_line(_MAX_START_S) != "ready\n":
-            self.end()
-            raise _TemplateExcess("cannot be run: its process does not start")
-
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
+        self._input = cast(IO[bytes], self._process.stdin)
+        # pipes have no waiting with an end on Windows, so a thread waits
+        self._lines: queue.Queue[bytes] = queue.Queue()
+        output = cast(IO[bytes], self._process.stdout)
+        threading.Thread(target=_pump, args=(output, self._lines), daemon=True).start()
+        self._next_line(_MAX_START_S)
 
     def ask(self, request: Mapping[str, object]) -> str:
-        line = json.dumps(request, ensure_ascii=False) + "\n"
-        # a worker that hangs reads nothing: the writing must not wait for it
+        """Return what the template writes."""
+        line = json.dumps(request | {"limit_s": 2 * _MAX_RENDER_S}).encode() + b"\n"
+        # a process that hangs reads nothing: the writing must not wait for it
         threading.Thread(target=self._write, args=(line,), daemon=True).start()
-        answer = self._next_line(_MAX_RENDER_S + len(line) / 1e6)
-        if not answer.endswith("\n"):
-            raise _TemplateExcess("needs too much memory, or ends its process")
+        answer = self._next_line(_MAX_RENDER_S)
+        if not answer.endswith(b"\n"):
+            raise TemplateExcessError("takes too much memory, or ends the process that runs it")
         reply = json.loads(answer)
         if "excess" in reply:
-            raise _TemplateExcess(reply["excess"])
+            raise TemplateExcessError(reply["excess"])
         if "error" in reply:
-            raise _TemplateFailure(reply["error"])
+            raise TemplateError(reply["error"])
         return reply["text"]
 
     def end(self) -> None:
-        with contextlib.suppress(OSError):
-            self._process.kill()
+        """Kill the process."""
+        self._process.kill()
         self._process.wait()
+        # bytes that a process which ended did not take
+        with contextlib.suppress(OSError):
+            self._input.close()
 
-    def _write(self, line: str) -> None:
-        stream = cast(TextIO, self._process.stdin)
+    def _write(self, line: bytes) -> None:
         with contextlib.suppress(OSError, ValueError):
-            stream.write(line)
-            stream.flush()
+            self._input.write(line)
+            self._input.flush()
 
-    def _next_line(self, limit_s: float) -> str:
+    def _next_line(self, limit_s: float) -> bytes:
         deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline:
             try:
-                return self._lines.get(timeout=_LOOK_S)
+                return self._lines.get(timeout=_WATCH_S)
             except queue.Empty:
-                self._check_size()
-        raise _TemplateExcess(f"does not end within {limit_s:.0f} seconds")
+                self._check_memory()
+        raise TemplateExcessError(f"does not end within {limit_s:.0f} seconds")
 
-    def _check_size(self) -> None:
+    def _check_memory(self) -> None:
+        # the system's own limit is not there everywhere
         with contextlib.suppress(psutil.Error):
             if psutil.Process(self._process.pid).memory_info().rss > _MAX_BYTES:
-                raise _TemplateExcess("needs too much memory")
+                raise TemplateExcessError("takes too much memory")
 
 
-def _read(stream: TextIO, lines: queue.Queue[str]) -> None:
-    """Let a thread wait for lines, so that the waiting can have an end on every system."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in stream:
+def _pump(stream: IO[bytes], lines: queue.Queue[bytes]) -> None:
+    with stream, contextlib.suppress(OSError, ValueError):
+        while line := stream.readline(_MAX_LINE_BYTES):
             lines.put(line)
-    lines.put("")
+    lines.put(b"")

@@ -8,16 +8,18 @@ the engine, so that it starts at once. What templates may use is what transforme
 
 from __future__ import annotations
 
+import faulthandler
+import functools
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, TextIO
+from typing import IO, Any
 
-from jinja2 import TemplateError, nodes
+from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.utils import Namespace
 
 _MEMORY_LIMIT = 1024**3
@@ -47,12 +49,24 @@ class _Dict:
 
 
 class _Namespace(Namespace):
-    """A namespace that takes no name with an underscore in front."""
+    """A namespace that takes no name with an underscore in front: they lead out of the sandbox."""
+
+    # as in jinja, so that a template may say namespace(self=...)
+    def __init__(*args: Any, **values: Any) -> None:  # noqa: N805
+        self, *rest = args
+        held = dict(*rest, **values)
+        for name in held:
+            _check_name(name)
+        Namespace.__init__(self, held)
 
     def __setitem__(self, name: str, value: object) -> None:
-        if name.startswith("_"):
-            raise TemplateError(f"a namespace cannot hold {name!r}")
+        _check_name(name)
         super().__setitem__(name, value)
+
+
+def _check_name(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a namespace cannot hold {name!r}")
 
 
 class _Generation(Extension):
@@ -105,48 +119,50 @@ def make_environment(clock: _Clock) -> ImmutableSandboxedEnvironment:
     return environment
 
 
-def run(requests: Iterator[str], output: TextIO) -> None:
+def run(requests: Iterable[bytes], output: IO[bytes]) -> None:
     """Answer every line of `requests` with a line in `output`.
 
     Args:
-        requests: First {"template", "variables"}, then one {"messages", "add_generation_prompt",
-            "moment"} for each text.
-        output: Receives {"text"}, {"error"} or {"excess"} for each, the first with an empty text.
+        requests: {"template", "variables", "messages", "add_generation_prompt", "moment",
+            "limit_s"} each.
+        output: Receives an empty line at once, then {"text"}, {"error"} or {"excess"} for each.
     """
-    clock, template, variables = _Clock(), None, {}
+    output.write(b"\n")
+    output.flush()
+    clock = _Clock()
+    compiled = functools.lru_cache(maxsize=2)(make_environment(clock).from_string)
     for line in requests:
         request = json.loads(line)
-        # whatever a template does to Python ends in a sentence
-        try:
-            if template is None:
-                variables = request["variables"]
-                template, text = make_environment(clock).from_string(request["template"]), ""
-            else:
-                clock.moment = datetime.fromisoformat(request.pop("moment"))
-                text = template.render(variables | {"tools": None, "documents": None} | request)
-                _check_length(text, line)
-            _send(output, {"text": text})
-        except MemoryError:
-            _send(output, {"excess": "needs too much memory"})
-        except RecursionError:
-            _send(output, {"excess": "calls itself too often"})
-        except Exception as error:
-            _send(output, {"error": f"fails: {_first_line(error)}"})
+        # not a thread of Python, which would wait for a long operation to end
+        faulthandler.dump_traceback_later(request.pop("limit_s"), exit=True)
+        clock.moment = datetime.fromisoformat(request.pop("moment"))
+        answer = _answer(compiled, request, len(line))
+        faulthandler.cancel_dump_traceback_later()
+        output.write(json.dumps(answer).encode() + b"\n")
+        output.flush()
 
 
-def _check_length(text: str, request: str) -> None:
-    if len(text) > _MAX_GROWTH * len(request) + _MAX_OWN_CHARACTERS:
-        raise TemplateError(f"it makes {len(text):,} characters of {len(request):,}")
+def _answer(
+    compiled: Callable[[str], Template], request: dict[str, Any], num_given: int
+) -> dict[str, str]:
+    source, variables = request.pop("template"), request.pop("variables")
+    # whatever a template does to Python ends in a sentence
+    try:
+        text = compiled(source).render(variables | {"tools": None, "documents": None} | request)
+        if len(text) > _MAX_OWN_CHARACTERS + _MAX_GROWTH * num_given:
+            return {"excess": f"writes {len(text):,} characters around the messages"}
+        return {"text": text}
+    except MemoryError:
+        return {"excess": "takes too much memory"}
+    except RecursionError:
+        return {"excess": "calls itself too often"}
+    except Exception as error:
+        return {"error": f"fails: {_first_line(error)}"}
 
 
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
-
-
-def _send(output: TextIO, message: dict[str, Any]) -> None:
-    output.write(json.dumps(message, ensure_ascii=False) + "\n")
-    output.flush()
+    return lines[0][:300].rstrip(".") if lines else type(error).__name__
 
 
 def _limit_memory() -> None:
@@ -160,8 +176,5 @@ def _limit_memory() -> None:
 
 if __name__ == "__main__":
     _limit_memory()
-    for stream in (sys.stdin, sys.stdout):
-        stream.reconfigure(encoding="utf-8", errors="replace", newline="\n")
-    sys.stdout.write("ready\n")
-    sys.stdout.flush()
-    run(iter(sys.stdin), sys.stdout)
+    # its end is the parent's end
+    run(sys.stdin.buffer, sys.stdout.buffer)
