@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from nexusquant.cache import CacheUsage
 from nexusquant.chat_config import chat_config
 from nexusquant.config import CompressionConfig, RopeScaling, SamplingParams
+from nexusquant.engine.chat_template import well_formed
 from nexusquant.engine.events import Event, Finished, TextDelta
-from nexusquant.engine.harmless_text import well_formed
 from nexusquant.engine.messages import Message
 from nexusquant.engine.stats import GenerationStats
 from nexusquant.engine.worker import Job

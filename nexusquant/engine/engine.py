@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 
 from nexusquant.config import CompressionConfig, RopeScaling
+from nexusquant.engine.chat_template import well_formed
 from nexusquant.engine.conversation import Conversation
 from nexusquant.engine.decode_graph import RecordingTrial
 from nexusquant.engine.default_model import MODEL_NAME, default_model_dir, prepare_default_model
 from nexusquant.engine.devices import cap_gpu_memory, choose_device, devices_of
 from nexusquant.engine.downloads import fetch_model
 from nexusquant.engine.events import LoadProgress, SelfTestProgress
-from nexusquant.engine.harmless_text import well_formed
 from nexusquant.engine.hub import NoConnectionError
 from nexusquant.engine.measurements import Measurements
 from nexusquant.engine.memory import MemoryReading, read_memory

@@ -25,7 +25,7 @@ from typing import IO, cast
 
 import psutil
 
-_WORKER = Path(__file__).with_name("template_worker.py")
+_SANDBOX = Path(__file__).with_name("sandbox.py")
 _MAX_TEMPLATE_CHARACTERS = 1_000_000
 # a busy machine may need its time to start Python; an honest template takes milliseconds
 _MAX_START_S = 60.0
@@ -88,7 +88,7 @@ class TemplateProcess:
             "moment": moment.replace(tzinfo=None).isoformat(),
         }
         with self._lock:
-            if self._running is None:
+            if self._running is None or not self._running.is_alive():
                 self._running = _Running()
                 weakref.finalize(self, self._running.end)
             try:
@@ -114,7 +114,7 @@ class _Running:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", str(_WORKER)],
+            [sys.executable, str(_SANDBOX)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -126,6 +126,10 @@ class _Running:
         output = cast(IO[bytes], self._process.stdout)
         threading.Thread(target=_pump, args=(output, self._lines), daemon=True).start()
         self._next_line(_MAX_START_S)
+
+    def is_alive(self) -> bool:
+        """Whether it can be asked; a system short of memory may have ended it meanwhile."""
+        return self._process.poll() is None
 
     def ask(self, request: Mapping[str, object]) -> str:
         """Return what the template writes."""

@@ -52,7 +52,7 @@ class _Namespace(Namespace):
     """A namespace that takes no name with an underscore in front: they lead out of the sandbox."""
 
     # as in jinja, so that a template may say namespace(self=...)
-    def __init__(*args: Any, **values: Any) -> None:  # noqa: N805
+    def __init__(*args: Any, **values: Any) -> None:
         self, *rest = args
         held = dict(*rest, **values)
         for name in held:
@@ -156,7 +156,7 @@ def _answer(
         return {"excess": "takes too much memory"}
     except RecursionError:
         return {"excess": "calls itself too often"}
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # the outermost boundary of this process
         return {"error": f"fails: {_first_line(error)}"}
 
 

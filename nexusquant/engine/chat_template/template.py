@@ -17,13 +17,13 @@ from datetime import datetime
 
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from nexusquant.engine.harmless_text import HarmlessText, well_formed
-from nexusquant.engine.messages import Message
-from nexusquant.engine.template_process import (
+from nexusquant.engine.chat_template.harmless_text import HarmlessText, well_formed
+from nexusquant.engine.chat_template.process import (
     TemplateError,
     TemplateExcessError,
     TemplateProcess,
 )
+from nexusquant.engine.messages import Message
 from nexusquant.errors import UnsupportedModelError
 
 _ROLES = ("system", "user", "assistant")
@@ -45,10 +45,10 @@ _MAX_TOKEN = 4096
 # a model's thought at the beginning of its answer; a prompt may have opened it
 _THOUGHT = re.compile(r"(\s*<think>)?(.*?)(</think>)", re.DOTALL)
 _OPEN_THOUGHT = re.compile(
-    r"(?P<open>[<\[]\|?)(?P<start>START_)?(?P<name>[\w:]*(?:think|thought|reason)\w*)"
-    r"(?P<close>\|?[>\]])\s*\Z",
+    r"(?P<open>[<\[◁]\|?)(?P<name>[\w:]*(?:think|thought|reason)\w*)(?P<close>\|?[>\]▷])\s*\Z",
     re.IGNORECASE,
 )
+_BEGINNINGS = {"START_": "END_", "begin_of_": "end_of_"}
 _OPEN_CHANNEL = re.compile(r"<\|channel>thought\s*\Z")
 # words in a template's code by which a user switches a way of answering on or off
 _SWITCH = re.compile(r"""["'](/\w{1,32})["']""")
@@ -75,8 +75,10 @@ def thought_closing(prompt: str) -> str:
     found = _OPEN_THOUGHT.search(prompt)
     if found is None:
         return ""
-    mark = f"END_{found['name']}" if found["start"] else f"/{found['name']}"
-    return f"\n{found['open']}{mark}{found['close']}\n\n"
+    name = found["name"]
+    beginning = next((word for word in _BEGINNINGS if name.startswith(word)), "")
+    end = _BEGINNINGS.get(beginning, "/") + name.removeprefix(beginning)
+    return f"\n{found['open']}{end}{found['close']}\n\n"
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,10 @@ class ChatTemplate:
             UnsupportedModelError: The template fails, does not end, or leaves a message out.
         """
         habits, texts = self._known(), _Texts()
-        dicts = [_as_dict(role, said, habits.is_in_parts) for role, said in _turns(messages, habits, texts)]
+        dicts = [
+            _as_dict(role, said, habits.is_in_parts)
+            for role, said in _turns(messages, habits, texts)
+        ]
         try:
             written = habits.process.render(
                 dicts,
