@@ -25,12 +25,11 @@ _INTRODUCTION = (
 _QUESTION = "\n\nQuestion: "
 # stands for the message while its surroundings are asked for; digits, which no template alters
 _CONTENT = "5820417396"
-# what reads like a page mark, in plain or fullwidth letters, with signs between them or without
+# what reads like a page mark: in plain or fullwidth letters, with or without signs between them
+_SIGNS = r"(?:[^\w\[\]［］【】⟦⟧]|_)*"
+_PAGE = _SIGNS.join(f"[{letter}{chr(ord(letter) + 0xFEE0)}]" for letter in "page")
 _FORGED_MARK = re.compile(
-    r"[\[［【⟦](?P<words>[\W_]*"
-    + r"[\W_]*".join(f"[{letter}{chr(ord(letter) + 0xFEE0)}]" for letter in "page")
-    + r"[\W_]*\d+[^\w\n]*?)[\]］】⟧]",
-    re.IGNORECASE,
+    rf"[\[［【⟦](?P<words>{_SIGNS}{_PAGE}{_SIGNS}\d+{_SIGNS})[\]］】⟧]", re.IGNORECASE
 )
 
 

@@ -69,7 +69,7 @@ class ScriptedEngine:
         return text + ("<|assistant|>\n" if add_generation_prompt else "")
 
     def harmless(self, text: str, before: str = "", after: str = "") -> str:
-        return text.replace("<|", "<| ")
+        return re.sub(r"<\|(\w+)\|>", r"<| \1 |>", text)
 
     def count_tokens(self, text: str) -> int:
         return len(TOKEN.findall(text))
