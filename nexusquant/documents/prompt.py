@@ -8,9 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from nexusquant.documents.document import Page
-from nexusquant.engine import Engine, Message
+from nexusquant.engine import Engine, Message, thought_closing
 from nexusquant.errors import DocumentError
 
 ANSWER_LEAD = "According to page"
@@ -22,8 +23,14 @@ _INTRODUCTION = (
     "Every page begins with its number.\n\n"
 )
 _QUESTION = "\n\nQuestion: "
-# text that the tokenizers of many chat models take for the end of a turn
-_CONTROL_TOKEN = re.compile(r"<\|([\w-]+)\|>")
+# stands for the message while its surroundings are asked for; digits, which no template alters
+_CONTENT = "5820417396"
+# what reads like a page mark: in plain or fullwidth letters, with or without signs between them
+_SIGNS = r"(?:[^\w\[\]［］【】⟦⟧]|_)*"
+_PAGE = _SIGNS.join(f"[{letter}{chr(ord(letter) + 0xFEE0)}]" for letter in "page")
+_FORGED_MARK = re.compile(
+    rf"[\[［【⟦](?P<words>{_SIGNS}{_PAGE}{_SIGNS}\d+{_SIGNS})[\]］】⟧]", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -42,48 +49,43 @@ class DocumentPrompt:
     Args:
         prefix: The same for every question, so that its cache can be used again.
         spans: The pages in it, in order.
-        document_text: All marked pages.
+        end: What follows a question, up to and with `ANSWER_LEAD`.
     """
 
     prefix: str
     spans: tuple[PageSpan, ...]
-    document_text: str
+    end: str
 
     def suffix(self, engine: Engine, question: str) -> str:
-        """Write what follows the prefix: the question and `ANSWER_LEAD`.
+        """Write what follows the prefix: the question and `end`.
 
-        `prefix + suffix` is exactly what the chat template makes of document and question, up to
-        where the answer begins, and then the lead.
-
-        Raises:
-            DocumentError: The model's chat template puts the question before the document.
+        `prefix + suffix` is what the chat template makes of document and question, up to where the
+        answer begins, and then the lead. A thought that the template opens is closed before it.
         """
-        rendered = _render(engine, self.document_text, question)
-        if not rendered.startswith(self.prefix):
-            raise DocumentError(
-                "This model's chat template puts the question before the document, so that it "
-                "would be read anew for every question. Choose another model."
-            )
-        return rendered[len(self.prefix) :] + ANSWER_LEAD
+        return _QUESTION + engine.harmless(question.strip(), _QUESTION, self.end) + self.end
 
 
-def build_prompt(engine: Engine, pages: Sequence[Page]) -> DocumentPrompt:
+def build_prompt(
+    engine: Engine, pages: Sequence[Page], moment: datetime | None = None
+) -> DocumentPrompt:
     """Put pages into a prompt; pages without text are left out.
+
+    Args:
+        engine: With a loaded model.
+        pages: What is to be read.
+        moment: What a chat template that prints date or time prints; None: now.
 
     Raises:
         DocumentError: No page has text, or the model's chat template alters the document.
     """
-    texts = [(page.number, page_text(page)) for page in pages]
+    texts = [(page.number, page_text(engine, page)) for page in pages]
     blocks = [(number, f"{page_mark(number)}{text}\n") for number, text in texts if text]
     if not blocks:
         raise DocumentError("The chosen pages have no text. Choose others.")
+    start, end = _frame(engine, moment)
     document_text = "".join(text for _, text in blocks).rstrip()
-    rendered = _render(engine, document_text, "")
-    start = rendered.find(document_text)
-    if start < 0:
-        raise DocumentError("This model's chat template alters the document. Choose another model.")
-    end = start + len(document_text)
-    return DocumentPrompt(rendered[:end], tuple(_spans(blocks, start, end)), document_text)
+    prefix = start + document_text
+    return DocumentPrompt(prefix, tuple(_spans(blocks, len(start), len(prefix))), end)
 
 
 def page_mark(number: int) -> str:
@@ -91,14 +93,19 @@ def page_mark(number: int) -> str:
     return f"[page {number}]\n"
 
 
-def page_text(page: Page) -> str:
-    """Write a page's text as it stands in the prompt; empty for a page without text."""
-    return _defuse(page.text).strip()
+def page_text(engine: Engine, page: Page) -> str:
+    """Write a page's text as it stands in the prompt; empty for a page without text.
+
+    It holds no page mark and no control token of the model.
+    """
+    text = _FORGED_MARK.sub(r"(\g<words>)", page.text).strip()
+    return engine.harmless(text, page_mark(page.number), "\n") if text else ""
 
 
 def frame_text(engine: Engine) -> str:
     """Write a prompt without pages and question: what every prompt needs besides them."""
-    return _render(engine, "", "") + ANSWER_LEAD
+    start, end = _frame(engine, None)
+    return start + _QUESTION + end
 
 
 def _spans(blocks: Sequence[tuple[int, str]], start: int, end: int) -> Iterator[PageSpan]:
@@ -107,11 +114,12 @@ def _spans(blocks: Sequence[tuple[int, str]], start: int, end: int) -> Iterator[
         start += len(text)
 
 
-def _render(engine: Engine, document_text: str, question: str) -> str:
+def _frame(engine: Engine, moment: datetime | None) -> tuple[str, str]:
+    """Write what stands before the first page, and what follows the question."""
     # one user message: some chat templates have no system role
-    content = _INTRODUCTION + document_text + _QUESTION + _defuse(question).strip()
-    return engine.render([Message("user", content)], add_generation_prompt=True)
-
-
-def _defuse(text: str) -> str:
-    return _CONTROL_TOKEN.sub(r"<| \1 |>", text)
+    message = Message("user", _CONTENT)
+    written = engine.render([message], add_generation_prompt=True, moment=moment)
+    before, *after = written.split(_CONTENT)
+    if len(after) != 1:
+        raise DocumentError("This model's chat template alters the document. Choose another model.")
+    return before + _INTRODUCTION, after[0] + thought_closing(after[0]) + ANSWER_LEAD

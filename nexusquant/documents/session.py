@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from nexusquant.config import CompressionConfig, RopeScaling, SamplingParams
 from nexusquant.documents.citations import find_cited_pages
@@ -64,6 +65,8 @@ class DocumentSession:
         config: How their cache is compressed.
         scaling: How positions are scaled, for pages beyond the model's trained length; None: not
             at all.
+        moment: What a chat template that prints date or time prints; None: now. It stays the same
+            for all questions, so that what was read stays their beginning.
 
     Raises:
         ValueError: A page that the document does not have, or none.
@@ -77,13 +80,15 @@ class DocumentSession:
         page_numbers: Sequence[int],
         config: CompressionConfig,
         scaling: RopeScaling | None = None,
+        moment: datetime | None = None,
     ) -> None:
         self.document = document
+        self.moment = moment or datetime.now()
         self.page_numbers = tuple(sorted(set(page_numbers)))
         self.config, self.scaling = config, scaling
         self._engine = engine
         self._pages = _choose_pages(document, self.page_numbers)
-        self._prompt = build_prompt(engine, self._pages)
+        self._prompt = build_prompt(engine, self._pages, self.moment)
         self._first_tokens: list[int] = []
         self._conversation: Conversation | None = None
         self._job: Job | None = None

@@ -51,7 +51,7 @@ def count_pages(engine: Engine, document: Document) -> tuple[PageCount, ...]:
     return tuple(
         PageCount(
             number=page.number,
-            num_tokens=engine.count_tokens(page_text(page)),
+            num_tokens=engine.count_tokens(page_text(engine, page)),
             num_characters=len(page.text),
         )
         for page in document.pages

@@ -1,7 +1,8 @@
 """Tokens: loading a model, prefill, the decode loop, and the thread that owns the device."""
 
 from nexusquant.cache import CacheUsage
-from nexusquant.engine.chat import ChatSession, Message
+from nexusquant.engine.chat import ChatSession
+from nexusquant.engine.chat_template import thought_closing
 from nexusquant.engine.conversation import Conversation
 from nexusquant.engine.devices import default_gpu_share
 from nexusquant.engine.engine import Engine, load_embedded_model
@@ -19,6 +20,7 @@ from nexusquant.engine.events import (
 from nexusquant.engine.generator import Generator
 from nexusquant.engine.memory import MemoryReading
 from nexusquant.engine.memory_plan import MemoryPlan, plan_memory
+from nexusquant.engine.messages import Message
 from nexusquant.engine.model_info import ModelInfo
 from nexusquant.engine.model_list import FitLabel, ListedModel, ModelFit, fit_of, listed_models
 from nexusquant.engine.model_loader import LoadedModel, load_model
@@ -84,4 +86,5 @@ __all__ = [
     "prefill",
     "read_chunks",
     "refusal",
+    "thought_closing",
 ]

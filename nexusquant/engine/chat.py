@@ -8,27 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Generator as Events
 from contextlib import closing
-from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from nexusquant.cache import CacheUsage
 from nexusquant.chat_config import chat_config
 from nexusquant.config import CompressionConfig, RopeScaling, SamplingParams
+from nexusquant.engine.chat_template import well_formed
 from nexusquant.engine.events import Event, Finished, TextDelta
+from nexusquant.engine.messages import Message
 from nexusquant.engine.stats import GenerationStats
 from nexusquant.engine.worker import Job
 
 if TYPE_CHECKING:
     from nexusquant.engine.conversation import Conversation
     from nexusquant.engine.engine import Engine
-
-
-@dataclass(frozen=True)
-class Message:
-    """One message; `role` is "system", "user" or "assistant"."""
-
-    role: str
-    content: str
 
 
 class ChatSession:
@@ -39,6 +33,11 @@ class ChatSession:
         config: What to compress.
         system_prompt: Said to the model before everything else; empty leaves it out.
         scaling: How positions are scaled, for a chat beyond the trained length; None: not at all.
+        moment: What a chat template that prints date or time prints. It stays the same for the
+            whole chat, so that what was read stays its beginning; None: the first question's.
+
+    Attributes:
+        moment: As given, or found with the first question; None before it.
     """
 
     def __init__(
@@ -48,10 +47,12 @@ class ChatSession:
         *,
         system_prompt: str = "",
         scaling: RopeScaling | None = None,
+        moment: datetime | None = None,
     ) -> None:
+        self.moment = moment
         self._engine = engine
         self._config, self._scaling = config, scaling
-        self._system = [Message("system", system_prompt)] if system_prompt else []
+        self._system = [Message("system", well_formed(system_prompt))] if system_prompt else []
         self._conversation = self._new_conversation()
         self._messages: list[Message] = []
         self._turns: list[GenerationStats] = []
@@ -75,7 +76,7 @@ class ChatSession:
         """Ask; the job's events are the answer. A question without an answer gives way to this."""
         if self._messages and self._messages[-1].role == "user":
             self._messages.pop()
-        self._messages.append(Message("user", text))
+        self._messages.append(Message("user", well_formed(text)))
         return self._engine.submit(lambda: self._answer(params))
 
     def regenerate(self, params: SamplingParams) -> Job:
@@ -109,7 +110,7 @@ class ChatSession:
 
     def clear(self) -> None:
         """Forget everything, and free the cache."""
-        self._messages, self._turns = [], []
+        self._messages, self._turns, self.moment = [], [], None
         self.release()
 
     def release(self) -> None:
@@ -125,7 +126,10 @@ class ChatSession:
 
     def _answer(self, params: SamplingParams) -> Events[Event, None, None]:
         conversation, messages = self._conversation, self._messages
-        prompt = self._engine.render([*self._system, *messages], add_generation_prompt=True)
+        moment = self.moment = self.moment or datetime.now()
+        prompt = self._engine.render(
+            [*self._system, *messages], add_generation_prompt=True, moment=moment
+        )
         answer, is_finished = "", False
         try:
             with closing(conversation.reply(prompt, params, self._pinned_of(prompt))) as events:
@@ -143,5 +147,5 @@ class ChatSession:
 
     def _pinned_of(self, prompt: str) -> str:
         """The prompt up to the end of what the model is told first."""
-        told = self._system[0].content if self._system else ""
+        told = self._engine.harmless(self._system[0].content.strip()) if self._system else ""
         return prompt[: prompt.find(told) + len(told)] if told and told in prompt else ""

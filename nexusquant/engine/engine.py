@@ -9,12 +9,13 @@ import gc
 from collections.abc import Generator as Events
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 import torch
 
 from nexusquant.config import CompressionConfig, RopeScaling
-from nexusquant.engine.chat import Message
+from nexusquant.engine.chat_template import well_formed
 from nexusquant.engine.conversation import Conversation
 from nexusquant.engine.decode_graph import RecordingTrial
 from nexusquant.engine.default_model import MODEL_NAME, default_model_dir, prepare_default_model
@@ -24,6 +25,7 @@ from nexusquant.engine.events import LoadProgress, SelfTestProgress
 from nexusquant.engine.hub import NoConnectionError
 from nexusquant.engine.measurements import Measurements
 from nexusquant.engine.memory import MemoryReading, read_memory
+from nexusquant.engine.messages import Message
 from nexusquant.engine.model_info import ModelInfo, describe
 from nexusquant.engine.model_loader import LoadedModel, check_loadable, load_model
 from nexusquant.engine.on_disk import ModelOnDisk, folder_of, models_on_disk
@@ -190,26 +192,32 @@ class Engine:
         """
         return self._model().scalings_for(num_tokens)
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        """Write messages the way the model was taught to read them.
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool,
+        moment: datetime | None = None,
+    ) -> str:
+        """Write messages the way the model was taught to read them; see `ChatTemplate.render`."""
+        return self._model().chat_template.render(
+            messages, add_generation_prompt=add_generation_prompt, moment=moment
+        )
+
+    def harmless(self, text: str, before: str = "", after: str = "") -> str:
+        """Give a text in which no string acts as a control token of the present model.
 
         Args:
-            messages: In order.
-            add_generation_prompt: End with the beginning of an answer.
+            text: What was typed, or stands in a document.
+            before: What will stand in front of it.
+            after: What will follow it.
         """
-        tokenizer = self._model().tokenizer
-        if tokenizer.chat_template is None:
-            lines = [f"{message.role.capitalize()}: {message.content}\n" for message in messages]
-            return "\n".join([*lines, "Assistant:"] if add_generation_prompt else lines)
-        return tokenizer.apply_chat_template(
-            [{"role": message.role, "content": message.content} for message in messages],
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-        )
+        return self._model().chat_template.harmless(text, before, after)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, special ones not added."""
-        return len(self._model().tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = self._model().tokenizer(well_formed(text), add_special_tokens=False)["input_ids"]
+        return len(ids)
 
     def token_offsets(self, text: str) -> list[int]:
         """First character of each token of a text, ascending."""

@@ -29,6 +29,7 @@ from nexusquant.cache import (
     supported_layers,
 )
 from nexusquant.config import RopeScaling
+from nexusquant.engine.chat_template import ChatTemplate
 from nexusquant.engine.decode_graph import RecordingTrial
 from nexusquant.engine.devices import choose_device, devices_of, kernel_notes
 from nexusquant.engine.memory import MemoryReading, read_memory
@@ -56,6 +57,7 @@ class LoadedModel:
         profile: How its keys are coded; None has every text fit them anew.
         other_devices: Where its later layers run, if not on `device`.
         trial: Whether its steps are to be recorded, and can be, once an answer tried.
+        chat_template: How chats are written for it; None makes that of its tokenizer.
     """
 
     name: str
@@ -68,6 +70,12 @@ class LoadedModel:
     profile: ModelProfile | None = None
     other_devices: tuple[torch.device, ...] = ()
     trial: RecordingTrial = field(default_factory=lambda: RecordingTrial(is_wanted=False))
+    chat_template: ChatTemplate = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.chat_template is None:
+            made = ChatTemplate(self.tokenizer, self.name)
+            object.__setattr__(self, "chat_template", made)
 
     def memory(self) -> MemoryReading:
         """Memory of the devices that it runs on."""
@@ -101,6 +109,10 @@ def load_model(
         config, placement = _inspect(source, target, dtype, offload)
         quantized_by = quant_method(config)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        name = Path(source).name if Path(source).is_dir() else str(source)
+        chat_template = ChatTemplate(tokenizer, name)
+        # before the weights: a template that cannot be used is told at once
+        template_ends = chat_template.end_ids
         model = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
@@ -119,14 +131,15 @@ def load_model(
     devices = tuple(dict.fromkeys(layer_devices(model)))
     notes += (*placement.notes, *quantizer_notes(quantized_by, model))
     return LoadedModel(
-        Path(source).name if Path(source).is_dir() else str(source),
+        name,
         model,
         tokenizer,
         _context_length(config),
-        _end_ids(model, tokenizer),
+        _end_ids(model, tokenizer) | template_ends,
         devices[0],
         (*notes, *_kernel_notes(devices, config)),
         other_devices=devices[1:],
+        chat_template=chat_template,
     )
 
 

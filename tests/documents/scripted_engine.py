@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 
 from nexusquant.cache.usage import CacheUsage
 from nexusquant.config import CompressionConfig, RopeScaling, SamplingParams, ScorerName
@@ -57,9 +58,18 @@ class ScriptedEngine:
     def scalings_for(self, num_tokens: int) -> tuple[RopeScaling, ...]:
         return (RopeScaling.for_length(num_tokens, self.info.context_length),)
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool,
+        moment: datetime | None = None,
+    ) -> str:
         text = "<s>" + "".join(f"<|{m.role}|>\n{m.content.strip()}<|end|>\n" for m in messages)
         return text + ("<|assistant|>\n" if add_generation_prompt else "")
+
+    def harmless(self, text: str, before: str = "", after: str = "") -> str:
+        return re.sub(r"<\|(\w+)\|>", r"<| \1 |>", text)
 
     def count_tokens(self, text: str) -> int:
         return len(TOKEN.findall(text))

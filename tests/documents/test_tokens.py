@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from nexusquant.documents import Document, Page, count_pages, extract, plan_fit
 from nexusquant.documents.prompt import build_prompt
+from nexusquant.engine.chat_template import ChatTemplate
 from nexusquant.engine.default_model import default_model_dir
 from nexusquant.errors import CacheStateError
 
@@ -64,13 +65,15 @@ class SmolEngine(ScriptedEngine):
     def __init__(self, folder: Path) -> None:
         super().__init__(context_length=8192)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self._template = ChatTemplate(self.tokenizer, "SmolLM2")
 
-    def render(self, messages, *, add_generation_prompt):
-        return self.tokenizer.apply_chat_template(
-            [{"role": message.role, "content": message.content} for message in messages],
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
+    def render(self, messages, *, add_generation_prompt, moment=None):
+        return self._template.render(
+            messages, add_generation_prompt=add_generation_prompt, moment=moment
         )
+
+    def harmless(self, text, before="", after=""):
+        return self._template.harmless(text, before, after)
 
     def count_tokens(self, text):
         return len(self.tokenizer(text, add_special_tokens=False).input_ids)

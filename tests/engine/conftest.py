@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -19,19 +20,22 @@ class ByteTokenizer:
     bos_token = None
     bos_token_id = None
     eos_token_id = END
-    chat_template = "simple"
+    unk_token_id = None
+    is_fast = False
+    chat_template = (
+        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</>{{ '\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    special_tokens_map: Mapping[str, str] = MappingProxyType({})
+    added_tokens_decoder: Mapping[int, str] = MappingProxyType({})
+    all_special_ids: Sequence[int] = ()
+    all_special_tokens: Sequence[str] = ()
 
     def __call__(self, text: str, *, add_special_tokens: bool = True) -> dict[str, list[int]]:
         return {"input_ids": list(text.encode())}
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         return bytes(token for token in token_ids if token < 256).decode("utf-8", errors="replace")
-
-    def apply_chat_template(
-        self, messages: list[dict], *, tokenize: bool, add_generation_prompt: bool
-    ) -> str:
-        turns = "".join(f"<{m['role']}>{m['content']}</>\n" for m in messages)
-        return turns + ("<assistant>" if add_generation_prompt else "")
 
 
 @pytest.fixture(scope="session")

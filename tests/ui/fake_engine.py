@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 
 from nexusquant.cache.usage import CacheUsage
@@ -176,9 +177,18 @@ class FakeEngine:
         trained = self.info.context_length
         return (RopeScaling.for_length(num_tokens, trained),) if num_tokens > trained else ()
 
-    def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        add_generation_prompt: bool,
+        moment: datetime | None = None,
+    ) -> str:
         text = "".join(f"<{m.role}> {m.content} </{m.role}>\n" for m in messages)
         return text + ("<assistant> " if add_generation_prompt else "")
+
+    def harmless(self, text: str, before: str = "", after: str = "") -> str:
+        return text
 
     def count_tokens(self, text: str) -> int:
         return len(TOKEN.findall(text))
