@@ -15,6 +15,7 @@ from nexusquant.engine import (
     Job,
     Message,
     ModelInfo,
+    Order,
 )
 from nexusquant.engine.stats import CacheUsage
 from nexusquant.errors import ContextLengthError
@@ -32,10 +33,13 @@ class ChatDesk:
         engine: Where the work is done.
         models: Says whether a model is there.
         config: Compression of the first turn.
+        owner: Whose it is, for turns between users.
     """
 
-    def __init__(self, engine: Engine, models: ModelDesk, config: CompressionConfig) -> None:
-        self._engine = engine
+    def __init__(
+        self, engine: Engine, models: ModelDesk, config: CompressionConfig, owner: str = ""
+    ) -> None:
+        self._engine, self._owner = engine, owner
         self._models = models
         self._session: ChatSession | None = None
         self._info: ModelInfo | None = None
@@ -100,7 +104,8 @@ class ChatDesk:
         self._archive, self._base, self._follower = [], [], None
         self.scaling = None
         if session is not None:
-            self._engine.submit(lambda: run_once(session.clear))
+            order = Order(owner=self._owner, is_small=True)
+            self._engine.submit(lambda: run_once(session.clear), order)
 
     def held_bytes(self) -> int:
         """KV bytes held while nothing runs; 0 while something does."""
@@ -166,6 +171,6 @@ class ChatDesk:
         if self._session is not None:
             # another model was made for another length
             self.scaling = None
-        session = self._session = ChatSession(self._engine, self.config)
+        session = self._session = ChatSession(self._engine, self.config, owner=self._owner)
         self._info, self._applied = self._engine.info, self.config
         return session

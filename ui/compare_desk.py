@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from nexusquant.chat_config import chat_config
 from nexusquant.config import CompressionConfig, SamplingParams
 from nexusquant.documents import Document, DocumentSession
-from nexusquant.engine import Engine, Event, Job, Message
+from nexusquant.engine import Engine, Event, Job, Message, Order
 from ui.following import POLL_S, Follower, Phase, Snapshot
 from ui.model_desk import ModelDesk
 
@@ -45,10 +45,11 @@ class CompareDesk:
     Args:
         engine: Where the work is done.
         models: Says whether a model is there.
+        owner: Whose it is, for turns between users.
     """
 
-    def __init__(self, engine: Engine, models: ModelDesk) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, models: ModelDesk, owner: str = "") -> None:
+        self._engine, self._owner = engine, owner
         self._models = models
         self._runs: tuple[Follower, ...] = ()
         self._configs: tuple[CompressionConfig, ...] = ()
@@ -113,7 +114,10 @@ class CompareDesk:
         document = question.document
         if document is None:
             return Follower(
-                lambda: self._engine.submit(lambda: self._reply(question.text, config, sampling)),
+                lambda: self._engine.submit(
+                    lambda: self._reply(question.text, config, sampling),
+                    Order(owner=self._owner),
+                ),
                 may_begin=may_begin,
             )
         return self._follow_on_document(document, question, config, sampling, may_begin)
@@ -129,7 +133,11 @@ class CompareDesk:
         sessions: list[DocumentSession] = []
 
         def read() -> Job:
-            sessions.append(DocumentSession(self._engine, document, question.page_numbers, config))
+            sessions.append(
+                DocumentSession(
+                    self._engine, document, question.page_numbers, config, owner=self._owner
+                )
+            )
             return sessions[0].read()
 
         def close(_: Snapshot) -> None:

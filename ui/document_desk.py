@@ -64,10 +64,11 @@ class DocumentDesk:
     Args:
         engine: Where the work is done.
         models: Says whether a model is there.
+        owner: Whose it is, for turns between users.
     """
 
-    def __init__(self, engine: Engine, models: ModelDesk) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, models: ModelDesk, owner: str = "") -> None:
+        self._engine, self._owner = engine, owner
         self._models = models
         self._follower: Follower | None = None
         self._question = ""
@@ -235,7 +236,14 @@ class DocumentDesk:
     def _begin_reading(self, chosen: tuple[int, ...], config: CompressionConfig) -> Job:
         if self.opened is None:
             raise ValueError("The file was closed.")
-        session = DocumentSession(self._engine, self.opened.document, chosen, config, self.scaling)
+        session = DocumentSession(
+            self._engine,
+            self.opened.document,
+            chosen,
+            config,
+            self.scaling,
+            owner=self._owner,
+        )
         self.read = ReadDocument(session, chosen, config, self._engine.info)
         return session.read()
 

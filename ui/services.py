@@ -113,14 +113,16 @@ class Services:
 
     def _new_workspace(self, workspace_id: str, owner: str) -> Workspace:
         config = PRESETS[self.default_preset()]
+        # where nobody logs in, pages take turns instead of people
+        turn = workspace_id if owner == LOCAL_OWNER else owner
         return Workspace(
             id=workspace_id,
             owner=owner,
             config=config,
             sampling=self.initial.sampling,
-            chat=ChatDesk(self.engine, self.models, config),
-            documents=DocumentDesk(self.engine, self.models),
-            compare=CompareDesk(self.engine, self.models),
+            chat=ChatDesk(self.engine, self.models, config, turn),
+            documents=DocumentDesk(self.engine, self.models, turn),
+            compare=CompareDesk(self.engine, self.models, turn),
             waits_for_default=self.models.is_loading,
         )
 

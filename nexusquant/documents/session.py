@@ -24,6 +24,7 @@ from nexusquant.engine import (
     Engine,
     Event,
     Job,
+    Order,
     PrefillProgress,
     TextDelta,
 )
@@ -67,6 +68,7 @@ class DocumentSession:
             at all.
         moment: What a chat template that prints date or time prints; None: now. It stays the same
             for all questions, so that what was read stays their beginning.
+        owner: Who reads it, for turns between users; "" is nobody.
 
     Raises:
         ValueError: A page that the document does not have, or none.
@@ -81,12 +83,14 @@ class DocumentSession:
         config: CompressionConfig,
         scaling: RopeScaling | None = None,
         moment: datetime | None = None,
+        *,
+        owner: str = "",
     ) -> None:
         self.document = document
         self.moment = moment or datetime.now()
         self.page_numbers = tuple(sorted(set(page_numbers)))
         self.config, self.scaling = config, scaling
-        self._engine = engine
+        self._engine, self._owner = engine, owner
         self._pages = _choose_pages(document, self.page_numbers)
         self._prompt = build_prompt(engine, self._pages, self.moment)
         self._first_tokens: list[int] = []
@@ -113,7 +117,9 @@ class DocumentSession:
         self.close()
         self._first_tokens = _first_tokens(self._engine, self._prompt)
         conversation = self._conversation = self._engine.new_conversation(self.config, self.scaling)
-        self._job = self._engine.submit(lambda: self._reading(conversation))
+        self._job = self._engine.submit(
+            lambda: self._reading(conversation), Order(owner=self._owner, is_large=True)
+        )
         return self._job
 
     def _reading(self, conversation: Conversation) -> Generator[Event, None, None]:
@@ -159,7 +165,9 @@ class DocumentSession:
         if not question.strip():
             raise ValueError("There is no question. Write one about the document.")
         text = self._prompt.prefix + self._prompt.suffix(self._engine, question)
-        self._job = self._engine.submit(lambda: _answering(conversation, text, sampling))
+        self._job = self._engine.submit(
+            lambda: _answering(conversation, text, sampling), Order(owner=self._owner)
+        )
         return self._job
 
     def cited_pages(self, answer: str) -> tuple[int, ...]:
@@ -191,7 +199,7 @@ class DocumentSession:
             return
         # the engine's thread may be inside the cache: let it free the cache when it is out
         job.cancel()
-        self._engine.submit(lambda: _closing(conversation))
+        self._engine.submit(lambda: _closing(conversation), Order(owner=self._owner, is_small=True))
 
 
 def _too_long(

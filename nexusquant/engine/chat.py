@@ -18,6 +18,7 @@ from nexusquant.engine.chat_template import well_formed
 from nexusquant.engine.events import Event, Finished, TextDelta
 from nexusquant.engine.messages import Message
 from nexusquant.engine.stats import GenerationStats
+from nexusquant.engine.turns import LARGE_CHARACTERS, Order
 from nexusquant.engine.worker import Job
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class ChatSession:
         scaling: How positions are scaled, for a chat beyond the trained length; None: not at all.
         moment: What a chat template that prints date or time prints. It stays the same for the
             whole chat, so that what was read stays its beginning; None: the first question's.
+        owner: Whose chat it is, for turns between users; "" is nobody's.
 
     Attributes:
         moment: As given, or found with the first question; None before it.
@@ -48,9 +50,10 @@ class ChatSession:
         system_prompt: str = "",
         scaling: RopeScaling | None = None,
         moment: datetime | None = None,
+        owner: str = "",
     ) -> None:
         self.moment = moment
-        self._engine = engine
+        self._engine, self._owner = engine, owner
         self._config, self._scaling = config, scaling
         self._system = [Message("system", well_formed(system_prompt))] if system_prompt else []
         self._conversation = self._new_conversation()
@@ -77,7 +80,7 @@ class ChatSession:
         if self._messages and self._messages[-1].role == "user":
             self._messages.pop()
         self._messages.append(Message("user", well_formed(text)))
-        return self._engine.submit(lambda: self._answer(params))
+        return self._engine.submit(lambda: self._answer(params), self._order())
 
     def regenerate(self, params: SamplingParams) -> Job:
         """Answer the last question again, forgetting its answer.
@@ -89,7 +92,11 @@ class ChatSession:
             self._messages.pop()
         if not self._messages:
             raise ValueError("There is no question to answer again.")
-        return self._engine.submit(lambda: self._answer(params))
+        return self._engine.submit(lambda: self._answer(params), self._order())
+
+    def _order(self) -> Order:
+        is_large = len(self._messages[-1].content) >= LARGE_CHARACTERS
+        return Order(owner=self._owner, is_large=is_large)
 
     def change_config(self, config: CompressionConfig) -> None:
         """Compress otherwise from the next turn on, which reads the conversation again."""

@@ -20,6 +20,9 @@ MAX_STARTED = 4
 MAX_JOBS_PER_OWNER = 8
 """Waiting or begun: a person's pages ask for one thing each, and rarely more at a time."""
 
+LARGE_CHARACTERS = 20_000
+"""A text from this length on is a large one: some 5,000 tokens."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
@@ -30,11 +33,13 @@ class Order:
         is_large: It reads a long text, whose exact keys and values fill the memory for a while:
             one such job at a time.
         is_alone: It changes the model, so nothing else may be in the middle of something.
+        is_small: It only gives memory back, so it is never one too many.
     """
 
     owner: str = ""
     is_large: bool = False
     is_alone: bool = False
+    is_small: bool = False
 
 
 class Turns:
@@ -67,7 +72,7 @@ class Turns:
         """
         owner = job.order.owner
         own = sum(other.order.owner == owner for other in (*self.waiting, *self.started))
-        if owner and own >= MAX_JOBS_PER_OWNER:
+        if owner and own >= MAX_JOBS_PER_OWNER and not job.order.is_small:
             raise TooManyJobsError(
                 f"{own} of your requests are waiting or running already. Wait for one of them, or "
                 "stop it on its page."

@@ -16,6 +16,7 @@ from nexusquant.engine import (
     Job,
     Message,
     ModelInfo,
+    Order,
     PrefillProgress,
     RereadProgress,
     TextDelta,
@@ -46,8 +47,8 @@ class ScriptedEngine:
         self.before_chunk: Callable[[], object] = lambda: None
         self._worker = Worker()
 
-    def submit(self, work: Callable[[], Iterator[Event]]) -> Job:
-        return self._worker.submit(work)
+    def submit(self, work: Callable[[], Iterator[Event]], order: Order | None = None) -> Job:
+        return self._worker.submit(work, order)
 
     def new_conversation(
         self, config: CompressionConfig, scaling: RopeScaling | None = None

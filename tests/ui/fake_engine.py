@@ -6,7 +6,6 @@ Knows the surface of `nexusquant.engine.Engine`; must not need weights, a device
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from nexusquant.engine import (
     Message,
     ModelInfo,
     ModelOnDisk,
+    Order,
     PrefillProgress,
     PresetReport,
     RereadProgress,
@@ -110,7 +110,7 @@ class FakeEngine:
         is_loaded: False starts without a model, as the real engine does.
 
     Attributes:
-        num_overlaps: Times that two generators ran at once; the queue must keep it at 0.
+        num_overlaps: Times that two generators of one owner ran at once; it must stay 0.
         prompts: The text of every reply, in order.
         num_tests: Self-tests begun so far.
         on_disk: What needs no network.
@@ -124,8 +124,8 @@ class FakeEngine:
         self.num_overlaps = self.num_tests = 0
         self.prompts: list[str] = []
         self.on_disk: tuple[ModelOnDisk, ...] = ()
-        self._worker = Worker()
-        self._busy = threading.Lock()
+        self._worker, self._tester = Worker(), Worker()
+        self._busy: set[str] = set()
 
     @property
     def waiting(self) -> int:
@@ -153,10 +153,11 @@ class FakeEngine:
         offload: bool | None = None,
     ) -> Job:
         self.loaded_dtype, self.used_token, self.may_offload = dtype, token, offload
-        return self.submit(lambda: self._load(name))
+        return self.submit(lambda: self._load(name), Order(is_alone=True))
 
-    def submit(self, work: Callable[[], Iterator[Event]]) -> Job:
-        return self._worker.submit(lambda: self._watched(work))
+    def submit(self, work: Callable[[], Iterator[Event]], order: Order | None = None) -> Job:
+        owner = order.owner if order else ""
+        return self._worker.submit(lambda: self._watched(work, owner), order)
 
     def report_for(self, scaling: RopeScaling | None) -> SelfTestReport | None:
         return self.report if scaling is None else self.scaled_reports.get(scaling)
@@ -164,9 +165,7 @@ class FakeEngine:
     def self_test(self, scaling: RopeScaling | None = None) -> Job:
         """Runs beside the queue: who gives way to whom is the real worker's business."""
         self.num_tests += 1
-        job = Job(lambda: self._test(scaling), lambda _job: 0)
-        threading.Thread(target=job.run, daemon=True).start()
-        return job
+        return self._tester.submit(lambda: self._test(scaling))
 
     def new_conversation(
         self, config: CompressionConfig, scaling: RopeScaling | None = None
@@ -201,6 +200,7 @@ class FakeEngine:
 
     def close(self) -> None:
         self._worker.close()
+        self._tester.close()
 
     def _load(self, name: str | None) -> Iterator[Event]:
         for step in range(10):
@@ -233,14 +233,13 @@ class FakeEngine:
         if error is not None:
             raise error
 
-    def _watched(self, work: Callable[[], Iterator[Event]]) -> Iterator[Event]:
-        is_alone = self._busy.acquire(blocking=False)
-        self.num_overlaps += not is_alone
+    def _watched(self, work: Callable[[], Iterator[Event]], owner: str) -> Iterator[Event]:
+        self.num_overlaps += owner in self._busy
+        self._busy.add(owner)
         try:
             return (yield from work())
         finally:
-            if is_alone:
-                self._busy.release()
+            self._busy.discard(owner)
 
 
 class FakeConversation:
