@@ -20,6 +20,7 @@ from nexusquant.engine.messages import Message
 from nexusquant.engine.stats import GenerationStats
 from nexusquant.engine.turns import LARGE_CHARACTERS, Order
 from nexusquant.engine.worker import Job
+from nexusquant.errors import TooManyJobsError
 
 if TYPE_CHECKING:
     from nexusquant.engine.conversation import Conversation
@@ -76,27 +77,39 @@ class ChatSession:
         return self._config
 
     def send(self, text: str, params: SamplingParams) -> Job:
-        """Ask; the job's events are the answer. A question without an answer gives way to this."""
+        """Ask; the job's events are the answer. A question without an answer gives way to this.
+
+        Raises:
+            TooManyJobsError: The owner has asked for too much; nothing has changed.
+        """
+        before = self.messages
         if self._messages and self._messages[-1].role == "user":
             self._messages.pop()
         self._messages.append(Message("user", well_formed(text)))
-        return self._engine.submit(lambda: self._answer(params), self._order())
+        return self._submit(params, before)
 
     def regenerate(self, params: SamplingParams) -> Job:
         """Answer the last question again, forgetting its answer.
 
         Raises:
             ValueError: No question was asked yet.
+            TooManyJobsError: The owner has asked for too much; nothing has changed.
         """
+        before = self.messages
         if self._messages and self._messages[-1].role == "assistant":
             self._messages.pop()
         if not self._messages:
             raise ValueError("There is no question to answer again.")
-        return self._engine.submit(lambda: self._answer(params), self._order())
+        return self._submit(params, before)
 
-    def _order(self) -> Order:
+    def _submit(self, params: SamplingParams, before: list[Message]) -> Job:
         is_large = len(self._messages[-1].content) >= LARGE_CHARACTERS
-        return Order(owner=self._owner, is_large=is_large)
+        order = Order(owner=self._owner, is_large=is_large)
+        try:
+            return self._engine.submit(lambda: self._answer(params), order)
+        except TooManyJobsError:
+            self._messages[:] = before
+            raise
 
     def change_config(self, config: CompressionConfig) -> None:
         """Compress otherwise from the next turn on, which reads the conversation again."""

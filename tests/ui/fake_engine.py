@@ -159,6 +159,10 @@ class FakeEngine:
         owner = order.owner if order else ""
         return self._worker.submit(lambda: self._watched(work, owner), order)
 
+    @property
+    def num_waiting(self) -> int:
+        return self._worker.num_waiting
+
     def report_for(self, scaling: RopeScaling | None) -> SelfTestReport | None:
         return self.report if scaling is None else self.scaled_reports.get(scaling)
 

@@ -7,8 +7,9 @@ from fake_engine import FakeEngine, numbered_words, out_of_memory
 from test_following import ALL_WORDS, wait_for
 from visitors import make_services, person
 
-from nexusquant.config import PRESETS
+from nexusquant.config import PRESETS, SamplingParams
 from nexusquant.engine import Message, RereadProgress
+from nexusquant.engine.turns import MAX_JOBS_PER_OWNER, MAX_STARTED
 from ui.chat_handlers import SHOWN_MESSAGES, ChatHandlers, shown
 from ui.preset_figures import picker_text
 from ui.sessions import NotYoursError
@@ -306,15 +307,41 @@ def test_a_loaded_page_follows_an_answer_that_is_being_written(handlers, workspa
     assert "went on" not in views[-1].status
 
 
-def test_a_second_chat_is_told_its_place_in_line(handlers, services, workspace, script, me):
-    script.token_delay_s = 0.05
+def test_two_chats_are_answered_in_turns(handlers, services, workspace, script, me):
+    script.token_delay_s = 0.2
     first = handlers.send("Count", workspace.id, me)
     next(first)
     wait_for(lambda: workspace.chat.snapshot().text != "")
     other = services.sessions.open(None, "local")
     views = list(handlers.send("Count too", other.id, person(page="page-2")))
-    assert any(v.status and "2nd in line" in v.status for v in views)
     assert views[-1].messages[-1]["content"] == ALL_WORDS
+    # neither waited for the other's end
+    assert not any(v.status and "2nd in line" in v.status for v in views)
+    assert list(first)[-1].messages[-1]["content"] == ALL_WORDS
+
+
+def test_a_chat_that_must_wait_is_told_its_place_in_line(handlers, services, script):
+    script.token_delay_s = 0.05
+    chats = [services.sessions.open(None, "local") for _ in range(MAX_STARTED + 2)]
+    for chat in chats[:-1]:
+        assert chat.chat.send("Count", SamplingParams())
+    wait_for(lambda: all(chat.chat.snapshot().text for chat in chats[:MAX_STARTED]))
+    views = list(handlers.send("Count too", chats[-1].id, person()))
+    assert any(v.status and "3rd in line" in v.status for v in views)
+    assert views[-1].messages[-1]["content"] == ALL_WORDS
+
+
+def test_too_many_questions_of_one_person_are_refused_with_the_reason(services, handlers, script):
+    script.token_delay_s = 0.05
+    chats = [services.sessions.open(None, "ada") for _ in range(MAX_JOBS_PER_OWNER + 1)]
+    for chat in chats[:-1]:
+        assert chat.chat.send("Count", SamplingParams())
+    wait_for(lambda: services.engine.num_waiting == MAX_JOBS_PER_OWNER - 1)
+    views = list(handlers.send("Count too", chats[-1].id, person("ada")))
+    assert "of your requests are waiting" in views[-1].status
+    assert views[-1].draft == "Count too"
+    for chat in chats:
+        chat.stop_all()
 
 
 def test_each_phase_is_announced_once(handlers, workspace, script, me):

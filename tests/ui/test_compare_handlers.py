@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from fake_engine import out_of_memory
 from test_following import wait_for
+from visitors import uploaded
 
 from ui.compare_handlers import CURRENT, CompareHandlers
 from ui.document_handlers import DocumentHandlers
@@ -112,7 +113,7 @@ def test_a_document_of_the_documents_tab_can_be_compared_over(
     path = tmp_path / "notes.txt"
     path.write_text("The sky over the harbour was green.\n" * 100)
     assert handlers.document_choice(workspace.id, me).document_label == ""
-    list(DocumentHandlers(services).open_file(str(path), workspace.id, me))
+    list(DocumentHandlers(services).open_file(uploaded(services, path), workspace.id, me))
     assert "Over notes.txt, pages 1-" in handlers.document_choice(workspace.id, me).document_label
     last = run(handlers, workspace, me, with_document=True)[-1]
     assert "The same text" in last.table
@@ -124,7 +125,7 @@ def test_a_document_too_long_for_a_side_is_refused_there_and_not_cut(
 ):
     path = tmp_path / "long.txt"
     path.write_text("The sky over the harbour was green.\n" * 400)
-    list(DocumentHandlers(services).open_file(str(path), workspace.id, me))
+    list(DocumentHandlers(services).open_file(uploaded(services, path), workspace.id, me))
     last = run(handlers, workspace, me, with_document=True)[-1]
     assert 'role="alert"' in last.left
     assert last.table == ""
@@ -136,7 +137,7 @@ def test_the_pages_chosen_in_documents_are_the_ones_compared_over(
     path = tmp_path / "notes.txt"
     path.write_text("".join(f"line <{number}> of the notes\n" for number in range(400)))
     documents = DocumentHandlers(services)
-    list(documents.open_file(str(path), workspace.id, me))
+    list(documents.open_file(uploaded(services, path), workspace.id, me))
     documents.choose_pages("2", workspace.id, me)
     assert handlers.document_choice(workspace.id, me).document_label.endswith("pages 2")
     run(handlers, workspace, me, with_document=True)

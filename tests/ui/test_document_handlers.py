@@ -7,7 +7,7 @@ import threading
 import pytest
 from fake_engine import FakeEngine, out_of_memory
 from test_following import ALL_WORDS, wait_for
-from visitors import make_services, person
+from visitors import make_services, person, uploaded
 
 from nexusquant.documents import Document, Page, PasswordError
 from nexusquant.engine import RereadProgress
@@ -38,7 +38,7 @@ def short_file(tmp_path):
 
 
 def opened(handlers, workspace, path, me):
-    return list(handlers.open_file(str(path), workspace.id, me))[-1]
+    return list(handlers.open_file(uploaded(handlers._services, path), workspace.id, me))[-1]
 
 
 def read_all(handlers, workspace, path, me):
@@ -241,8 +241,8 @@ def test_a_file_that_cannot_be_read_says_why(handlers, workspace, tmp_path, me):
     assert not last.is_open
 
 
-def test_names_with_markup_are_escaped(handlers, workspace, long_file, me):
-    views = list(handlers.open_file(str(long_file), workspace.id, me))
+def test_names_with_markup_are_escaped(handlers, services, workspace, long_file, me):
+    views = list(handlers.open_file(uploaded(services, long_file), workspace.id, me))
     assert not any("<b>more" in (view.status or "") + (view.card or "") for view in views)
     assert "&lt;b&gt;more" in views[-1].card
 
@@ -255,7 +255,8 @@ def test_the_password_field_appears_only_for_a_locked_file(engine, tmp_path, me)
 
     services = make_services(engine, tmp_path, extract=locked)
     handlers, workspace = DocumentHandlers(services), services.sessions.open(None, "local")
-    asked = list(handlers.open_file(str(tmp_path / "x.pdf"), workspace.id, me))[-1]
+    (tmp_path / "x.pdf").write_bytes(b"locked")
+    asked = list(handlers.open_file(uploaded(services, tmp_path / "x.pdf"), workspace.id, me))[-1]
     assert asked.wants_password
     wrong = list(handlers.open_with_password("wrong", workspace.id, me))[-1]
     assert wrong.wants_password
@@ -270,7 +271,9 @@ def test_tokens_are_counted_once_the_model_is_there(script, short_file, tmp_path
     services = make_services(engine, tmp_path)
     services.models.load(None)
     workspace = services.sessions.open(None, "local")
-    views = list(DocumentHandlers(services).open_file(str(short_file), workspace.id, me))
+    views = list(
+        DocumentHandlers(services).open_file(uploaded(services, short_file), workspace.id, me)
+    )
     assert "as soon as the model" in views[-2].fit
     assert "1,200 tokens" in views[-1].card
     engine.close()
@@ -314,7 +317,7 @@ def test_questions_can_be_put_away_and_the_pages_stay_read(handlers, workspace, 
 
 def test_nobody_reads_pages_of_somebody_elses_document(handlers, services, short_file):
     hers = services.sessions.open(None, "ada")
-    list(handlers.open_file(str(short_file), hers.id, person("ada")))
+    list(handlers.open_file(uploaded(services, short_file, "ada"), hers.id, person("ada")))
     with pytest.raises(NotYoursError):
         handlers.show_page(1, hers.id, person("bob"))
     with pytest.raises(NotYoursError):

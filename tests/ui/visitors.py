@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 from fake_engine import FakeEngine
@@ -23,3 +24,10 @@ def person(name: str | None = None, host: str = "127.0.0.1", page: str = "page-1
     """A request as handlers see it."""
     client = SimpleNamespace(host=host)
     return SimpleNamespace(username=name, client=client, session_hash=page, query_params={})
+
+
+def uploaded(services: Services, path: Path, owner: str = "local") -> str:
+    """Upload a file of this disk as a page does; the id that a handler takes."""
+    with services.uploads.begin(owner, path.name) as arriving:
+        arriving.write(path.read_bytes())
+        return arriving.finish().id
