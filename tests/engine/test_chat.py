@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nexusquant.config import PRESETS, SamplingParams
+from nexusquant.config import PRESETS, RopeScaling, SamplingParams
 from nexusquant.engine import ChatSession, Engine, Job, JobState, LoadedModel, Message, TextDelta
 
 GREEDY = SamplingParams(max_new_tokens=12, temperature=0)
@@ -133,3 +133,32 @@ def test_two_chats_on_one_engine_do_not_see_each_other(engine: Engine) -> None:
     one, two = ChatSession(engine, PRESETS["safe"]), ChatSession(engine, PRESETS["safe"])
     jobs = [two.send("Something else entirely", GREEDY), one.send("Hello", GREEDY)]
     assert [answer(job) for job in jobs][1] == alone
+
+
+@pytest.mark.parametrize("preset", ["off", "safe", "max"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_chats_that_take_turns_say_what_each_says_alone(
+    tiny: LoadedModel, preset: str, temperature: float
+) -> None:
+    texts = {"ada": "One long text after another. " * 25, "bob": "Short", "eve": "Words. " * 60}
+    params = replace(GREEDY, temperature=temperature, seed=7)
+    scaled = {"eve": RopeScaling(factor=2.0)}
+
+    def chat(engine: Engine, name: str) -> ChatSession:
+        return ChatSession(engine, PRESETS[preset], owner=name, scaling=scaled.get(name))
+
+    def both_turns(engine: Engine, names: list[str]) -> dict[str, list[str]]:
+        chats = {name: chat(engine, name) for name in names}
+        said = {name: [] for name in names}
+        for question in (texts.__getitem__, lambda name: f"And {name}?"):
+            jobs = {name: chats[name].send(question(name), params) for name in names}
+            for name, job in jobs.items():
+                said[name].append(answer(job))
+        return said
+
+    engine = TinyEngine(tiny)
+    alone = {name: both_turns(engine, [name])[name] for name in texts}
+    # every event ends a turn
+    engine._worker._slice_s = 0.0
+    assert both_turns(engine, list(texts)) == alone
+    engine.close()
