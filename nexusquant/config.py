@@ -75,6 +75,10 @@ class QuantConfig:
                 )
         if self.value_bits * 4 % 1:
             raise ValueError(f"value_bits is {self.value_bits!r}; use a multiple of 0.25.")
+        if type(self.rotation_seed) is not int or not 0 <= self.rotation_seed < 2**63:
+            raise ValueError(
+                f"rotation_seed is {self.rotation_seed!r}; use a whole number from 0 to 2**63 - 1."
+            )
         if not 0 < self.key_stretch < math.inf:
             raise ValueError(f"key_stretch is {self.key_stretch!r}; it must be above 0.")
 
@@ -120,8 +124,7 @@ class EvictionConfig:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it is a share in [0, 1].")
         for name in ("observation_window", "min_span", "keeps_up_to", "settle_span", "reserve"):
             least = 1 if name in ("observation_window", "min_span") else 0
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; use {least} or more.")
+            _check_count(name, getattr(self, name), least)
 
     def share_of(self, start: int, stop: int) -> float:
         """Share to keep of these tokens: a quarter of `keep_ratio` at least, for any reserve."""
@@ -131,6 +134,11 @@ class EvictionConfig:
         num_first = min(stop, PROMISED_FROM) - min(start, PROMISED_FROM)
         less = self.reserve / PROMISED_FROM * num_first / max(1, stop - start)
         return max(round(self.keep_ratio - less, 4), self.keep_ratio / 4)
+
+
+def _check_count(name: str, count: object, least: int) -> None:
+    if not isinstance(count, int) or count < least:
+        raise ValueError(f"{name} is {count!r}; use a whole number of tokens, {least} or more.")
 
 
 def _scorer(name: str) -> ScorerName:
@@ -170,12 +178,8 @@ class CompressionConfig:
                 "eviction needs packed pages: set quant as well, or leave eviction out."
             )
         for name in ("num_sink_tokens", "recent_window"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; use 0 tokens or more.")
-        if self.exact_prefill_tokens < 1:
-            raise ValueError(
-                f"exact_prefill_tokens is {self.exact_prefill_tokens!r}; use 1 or more."
-            )
+            _check_count(name, getattr(self, name), 0)
+        _check_count("exact_prefill_tokens", self.exact_prefill_tokens, 1)
 
     @property
     def is_off(self) -> bool:

@@ -73,7 +73,7 @@ class CompressedCache(hf_compat.Cache):
         hf_compat.select_attention(model, ATTENTION_NAME, nexusquant_attention)
         self.config = config
         self._marks: weakref.WeakSet[CacheMark] = weakref.WeakSet()
-        self._fingerprint = storage.fingerprint(model) + self._rope.label
+        self._saved_for = storage.SavedFor.of(model, self._rope.label)
         self._model = weakref.ref(model)
         self._evictor = Evictor(config, layers)
         super().__init__(layers=layers)
@@ -275,7 +275,7 @@ class CompressedCache(hf_compat.Cache):
             OSError: The file cannot be written; nothing is left half-written.
         """
         self.finish_prefill()
-        storage.save(self.layers, self.config, self._fingerprint, self._rotary, Path(path))
+        storage.save(self.layers, self.config, self._saved_for, self._rotary, Path(path))
 
     def restore(self, path: str | Path) -> None:
         """Become what `save` wrote.
@@ -286,7 +286,7 @@ class CompressedCache(hf_compat.Cache):
         """
         self.reset()
         storage.restore(
-            self.layers, self.config, self._fingerprint, self._rotary, Path(path), self._devices
+            self.layers, self.config, self._saved_for, self._rotary, Path(path), self._devices
         )
         # the file does not say what waited
         self._evictor.reset(self.num_seen_tokens)

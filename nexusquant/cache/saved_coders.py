@@ -13,7 +13,8 @@ import torch
 from nexusquant.cache.codec import LayerCodec
 from nexusquant.lattice import MOST_KEY_BITS, MOST_VALUE_BITS, E8Quantizer, Pairing
 
-_KEY_TENSORS = ("key_basis", "key_column_units", "key_gains", "key_mean")
+KEY_TENSORS = ("key_basis", "key_column_units", "key_gains", "key_mean")
+"""Names of what a coder of keys is made of."""
 
 
 def coders_to_tensors(codec: LayerCodec) -> tuple[dict[str, torch.Tensor], dict]:
@@ -25,7 +26,7 @@ def coders_to_tensors(codec: LayerCodec) -> tuple[dict[str, torch.Tensor], dict]
         "pairing": str(codec.pairing),
     }
     parts = (keys.basis, keys.column_units, keys.gains, keys.mean)
-    return dict(zip(_KEY_TENSORS, parts, strict=True)), record
+    return dict(zip(KEY_TENSORS, parts, strict=True)), record
 
 
 def coders_from_tensors(
@@ -72,7 +73,9 @@ def _key_coder(named: Mapping[str, torch.Tensor], widths: tuple[int, ...]) -> E8
     for name, (shape, dtype) in expected.items():
         if named[name].shape != shape or named[name].dtype != dtype:
             raise ValueError(f"its {name} has the wrong shape or type")
-    return E8Quantizer(widths, *(named[name] for name in _KEY_TENSORS))
+        if not bool(named[name].isfinite().all()):
+            raise ValueError(f"its {name} is not finite")
+    return E8Quantizer(widths, *(named[name] for name in KEY_TENSORS))
 
 
 def _widths(listed: Sequence[int]) -> tuple[int, ...]:

@@ -6,32 +6,62 @@ Knows the format and whom a file belongs to. Must not know what was compressed o
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from nexusquant.cache.hf_compat import CacheLayerMixin, rope_settings
+from nexusquant.cache.file.checked import (
+    CheckedFile,
+    FileDamageError,
+    open_checked,
+    write_checked,
+)
+from nexusquant.cache.hf_compat import (
+    CacheLayerMixin,
+    head_counts,
+    head_dims,
+    rope_settings,
+)
 from nexusquant.cache.hf_devices import named_weights
 from nexusquant.cache.kept import KeptTokens, Segment
 from nexusquant.cache.layer import CompressedLayer
-from nexusquant.cache.saved_coders import coders_from_tensors, coders_to_tensors
+from nexusquant.cache.saved_coders import KEY_TENSORS, coders_from_tensors, coders_to_tensors
 from nexusquant.config import CompressionConfig, EvictionConfig, QuantConfig
 from nexusquant.errors import CacheStateError
 from nexusquant.lattice import E8Quantizer, PackedVectors, Rotary, RotarySegment
 
-FORMAT_VERSION = 7
-_HEADER = "nexusquant"
+FORMAT_VERSION = 8
+_KIND = "nexusquant"
 _SAMPLES_PER_TENSOR = 32
 _EXACT_TENSORS = ("sink_keys", "sink_values", "recent_keys", "recent_values")
+_EXACT_TYPES = (torch.float16, torch.bfloat16, torch.float32)
 _PAGE_TENSORS = ("key_codes", "key_scales", "value_codes", "value_scales", "page_table")
+_LAYER_TENSORS = (*_EXACT_TENSORS, *_PAGE_TENSORS, *KEY_TENSORS, "kept_bits")
+
+
+@dataclass(frozen=True)
+class SavedFor:
+    """The model that a file must belong to.
+
+    Args:
+        fingerprint: Of `fingerprint`.
+        heads: Heads of keys and values, and values in one key, of every layer.
+    """
+
+    fingerprint: str
+    heads: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, rope_label: str = "") -> SavedFor:
+        """What a file must say to belong to `model` with positions scaled as `rope_label` says."""
+        counts = (num_kv_heads for _, num_kv_heads in head_counts(model.config))
+        heads = tuple(zip(counts, head_dims(model.config), strict=True))
+        return cls(fingerprint(model) + rope_label, heads)
 
 
 def fingerprint(model: PreTrainedModel) -> str:
@@ -54,7 +84,7 @@ def fingerprint(model: PreTrainedModel) -> str:
 def save(
     layers: Sequence[CacheLayerMixin],
     config: CompressionConfig,
-    model_fingerprint: str,
+    model: SavedFor,
     rotary: Rotary | None,
     path: Path,
 ) -> None:
@@ -72,32 +102,25 @@ def save(
                 "Caches of models with sliding-window layers cannot be saved yet."
             )
         named, record = _layer_to_tensors(layer)
-        tensors.update({f"{index}.{name}": tensor.contiguous() for name, tensor in named.items()})
+        tensors.update({f"{index}.{name}": tensor for name, tensor in named.items()})
         records.append(record)
     header = {
         "format_version": FORMAT_VERSION,
-        "model": model_fingerprint,
+        "model": model.fingerprint,
         "config": asdict(config),
         "layers": records,
         "rope_starts": [],
     }
     for number, segment in enumerate(rotary.segments if rotary else ()):
         header["rope_starts"].append(segment.first)
-        tensors[f"rope.{number}"] = segment.frequencies.contiguous()
-    partial = path.with_name(path.name + ".partial")
-    try:
-        save_file(tensors, str(partial), metadata={_HEADER: json.dumps(header)})
-        os.replace(partial, path)
-    except SafetensorError as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        tensors[f"rope.{number}"] = segment.frequencies
+    write_checked(path, _KIND, tensors, header)
 
 
 def restore(
     layers: Sequence[CacheLayerMixin],
     config: CompressionConfig,
-    model_fingerprint: str,
+    model: SavedFor,
     rotary: Rotary | None,
     path: Path,
     devices: Sequence[torch.device],
@@ -105,71 +128,84 @@ def restore(
     """Fill empty layers from `path`, with the tensors of each on its device.
 
     Raises:
-        CacheStateError: Another model, config or format version, or a damaged file.
+        CacheStateError: Another model, config or format version, or a damaged file; the layers
+            are empty then.
     """
-    header = _read_header(path)
-    if header["model"] != model_fingerprint:
-        raise CacheStateError(
-            f"{path.name} was made with another model; read the text again with this one."
-        )
-    # how a text is read is not what is stored of it
-    read_alike = replace(_config_from(header), exact_prefill_tokens=config.exact_prefill_tokens)
-    if read_alike != config:
-        raise CacheStateError(
-            f"{path.name} was compressed with other settings; use those, or read the text again."
-        )
-    value_coders: dict[tuple, E8Quantizer] = {}
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            records = zip(layers, header["layers"], devices, strict=True)
-            for index, (layer, record, device) in enumerate(records):
-                names = [name for name in file.keys() if name.startswith(f"{index}.")]  # noqa: SIM118
-                # copies: the tensors that come are the file itself, mapped, and it may be replaced
-                named = {
-                    name.split(".", 1)[1]: file.get_tensor(name).to(device, copy=True)
-                    for name in names
-                }
-                _layer_from_tensors(layer, named, record, value_coders)
-            if rotary is not None:
-                rotary.segments = _rope_segments(file, header["rope_starts"])
-        for layer in layers:
-            if layer.codec is not None:
-                # what begins anew there codes values alike: a coder that nothing uses is memory too
-                layer.blank_codec = replace(layer.blank_codec, values=layer.codec.values)
-    except (SafetensorError, KeyError, ValueError, IndexError, TypeError) as error:
-        for layer in layers:
-            layer.reset()
-        raise CacheStateError(f"{path.name} is damaged ({error}); read the text again.") from error
+    with _opened(path) as file:
+        header = file.header
+        if header["model"] != model.fingerprint:
+            raise CacheStateError(
+                f"{path.name} was made with another model; read the text again with this one."
+            )
+        # how a text is read is not what is stored of it
+        read_alike = replace(_config_from(header), exact_prefill_tokens=config.exact_prefill_tokens)
+        if read_alike != config:
+            raise CacheStateError(
+                f"{path.name} was compressed with other settings; use those, or read the text "
+                "again."
+            )
+        try:
+            _fill(layers, model, rotary, file, devices)
+        except BaseException:
+            for layer in layers:
+                layer.reset()
+            raise
 
 
 def read_config(path: Path) -> CompressionConfig:
     """What a saved cache was compressed with.
 
     Raises:
-        CacheStateError: No cache file, or of another format version.
+        CacheStateError: No cache file, of another format version, or damaged.
     """
-    return _config_from(_read_header(path))
+    with _opened(path) as file:
+        return _config_from(file.header)
 
 
-def _read_header(path: Path) -> dict:
+@contextmanager
+def _opened(path: Path) -> Iterator[CheckedFile]:
+    """Whatever is wrong with the file, and with what it says, ends as one kind of error."""
     try:
-        with safe_open(str(path), framework="pt") as file:
-            header = json.loads((file.metadata() or {})[_HEADER])
-            version = header["format_version"]
+        with open_checked(path, _KIND, FORMAT_VERSION) as file:
+            if not file.header.keys() >= {"model", "config", "layers", "rope_starts"}:
+                raise FileDamageError("a part of its header is missing")
+            yield file
     except FileNotFoundError:
         raise CacheStateError(f"There is no saved cache at {path}.") from None
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError, OSError) as error:
+    except (
+        OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError,
+        RuntimeError,
+    ) as error:  # fmt: skip
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CacheStateError(
-            f"{path.name} is not a saved cache, or it is damaged ({error})."
+            f"{path.name} is not a saved cache that can be opened ({why}); read the text again."
         ) from error
-    if version != FORMAT_VERSION:
-        raise CacheStateError(
-            f"{path.name} has format version {version}, this program reads version "
-            f"{FORMAT_VERSION}; read the text again."
-        )
-    if not header.keys() >= {"model", "config", "layers", "rope_starts"}:
-        raise CacheStateError(f"{path.name} is damaged (a part of its header is missing).")
-    return header
+
+
+def _fill(
+    layers: Sequence[CacheLayerMixin],
+    model: SavedFor,
+    rotary: Rotary | None,
+    file: CheckedFile,
+    devices: Sequence[torch.device],
+) -> None:
+    """Fill layers; raises ValueError where the file contradicts the model or itself."""
+    records, value_coders = file.header["layers"], {}
+    _check_names(file.names, len(layers))
+    if len({_count(record["num_seen"]) for record in records}) > 1:
+        raise ValueError("its layers have seen unlike many tokens")
+    for index, (layer, record, device) in enumerate(zip(layers, records, devices, strict=True)):
+        prefix = f"{index}."
+        names = [name for name in file.names if name.startswith(prefix)]
+        named = {name.removeprefix(prefix): file.tensor(name).to(device) for name in names}
+        _layer_from_tensors(layer, named, record, model.heads[index], value_coders)
+    if rotary is not None:
+        num_seen = records[0]["num_seen"] if records else 0
+        rotary.segments = _rope_segments(file, rotary, num_seen)
+    for layer in layers:
+        if layer.codec is not None:
+            # what begins anew there codes values alike: a coder that nothing uses is memory too
+            layer.blank_codec = replace(layer.blank_codec, values=layer.codec.values)
 
 
 def _config_from(header: dict) -> CompressionConfig:
@@ -185,6 +221,15 @@ def _config_from(header: dict) -> CompressionConfig:
         raise CacheStateError(
             f"The saved cache has settings that this program does not know: {error}"
         ) from error
+
+
+def _check_names(names: Sequence[str], num_layers: int) -> None:
+    owners = {str(index) for index in range(num_layers)}
+    for name in names:
+        owner, _, what = name.partition(".")
+        is_ours = owner in owners and what.partition(".")[0] in _LAYER_TENSORS
+        if not is_ours and owner != "rope":
+            raise ValueError(f"it has a tensor {name!r}")
 
 
 def _layer_to_tensors(layer: CompressedLayer) -> tuple[dict[str, torch.Tensor], dict]:
@@ -213,13 +258,14 @@ def _layer_from_tensors(
     layer: CompressedLayer,
     named: dict[str, torch.Tensor],
     record: dict,
+    heads: tuple[int, int],
     value_coders: dict[tuple, E8Quantizer],
 ) -> None:
     """Fill an empty layer; raises ValueError where the file contradicts itself."""
     if record["num_seen"] == 0:
         return
     exact = tuple(named[name] for name in _EXACT_TENSORS)
-    _check_exact(exact)
+    _check_exact(exact, heads)
     if record["key_widths"]:
         if layer.codec is None:
             raise ValueError("it has coders for a layer that is not coded")
@@ -232,6 +278,8 @@ def _layer_from_tensors(
     if layer.kept.num_tokens + layer.sinks[0].shape[1] + layer.num_recent != layer.num_seen:
         raise ValueError("its token counts contradict each other")
     if layer.pages is None:
+        if layer.kept.num_tokens:
+            raise ValueError("it counts coded tokens, and has none")
         return
     key_codes, key_scales, value_codes, value_scales, page_table = (
         named[name] for name in _PAGE_TENSORS
@@ -239,36 +287,42 @@ def _layer_from_tensors(
     lengths = [_count(length) for length in record["page_lengths"]]
     keys, values = PackedVectors(key_codes, key_scales), PackedVectors(value_codes, value_scales)
     layer.pages.load(keys, values, page_table, lengths)
+    # such a segment takes no room in the file, so its number alone could ask for any memory
+    num_whole = sum(one.num_tokens for one in layer.kept.segments if one.bits is None)
+    if num_whole > min(lengths, default=0):
+        raise ValueError("it counts more kept tokens than it has")
     if layer.kept.mask(len(lengths), page_table.device).sum(dim=1).tolist() != lengths:
         raise ValueError("its page lengths are not those of its kept tokens")
 
 
-def _rope_segments(file: safe_open, starts: Sequence[int]) -> tuple[RotarySegment, ...]:
-    tensors = [file.get_tensor(f"rope.{number}").clone() for number in range(len(starts))]
-    if not tensors or any(
-        tensor.dim() != 1 or not tensor.is_floating_point() for tensor in tensors
-    ):
-        raise ValueError("its rotation has the wrong shape")
-    return tuple(map(RotarySegment, map(_count, starts), tensors))
+def _rope_segments(file: CheckedFile, rotary: Rotary, num_seen: int) -> tuple[RotarySegment, ...]:
+    starts = [_count(start) for start in file.header["rope_starts"]]
+    tensors = [file.tensor(f"rope.{number}") for number in range(len(starts))]
+    own = rotary.segments[0].frequencies
+    for tensor in tensors:
+        if tensor.shape != own.shape or not tensor.is_floating_point():
+            raise ValueError("its rotation has the wrong shape")
+        if not bool(tensor.isfinite().all()):
+            raise ValueError("its rotation is not finite")
+    if starts[:1] != [0] or starts != sorted(set(starts)) or starts[-1] > num_seen:
+        raise ValueError("its rotations do not follow one another")
+    return tuple(map(RotarySegment, starts, tensors))
 
 
-def _check_exact(exact: tuple[torch.Tensor, ...]) -> None:
+def _check_exact(exact: tuple[torch.Tensor, ...], heads: tuple[int, int]) -> None:
+    """Sinks and newest tokens: as many heads as the model has, of its size, and finite."""
+    num_kv_heads, head_dim = heads
     sink_keys, sink_values, recent_keys, recent_values = exact
-    for one, other in (
-        (sink_keys, sink_values),
-        (recent_keys, recent_values),
-        (sink_keys, recent_keys),
-    ):
-        if one.dim() != 3 or other.dim() != 3 or one.shape[0] != other.shape[0]:
+    for one in exact:
+        if one.dim() != 3 or one.shape[0] != num_kv_heads:
             raise ValueError("its exact vectors have the wrong shape")
+        if one.dtype not in _EXACT_TYPES or not bool(one.isfinite().all()):
+            raise ValueError("its exact vectors are not finite numbers")
     for keys, values in ((sink_keys, sink_values), (recent_keys, recent_values)):
         if keys.shape[1] != values.shape[1]:
             raise ValueError("it has not one value for each key")
-    for sinks, recent in ((sink_keys, recent_keys), (sink_values, recent_values)):
-        if sinks.shape[2] != recent.shape[2] or not (
-            sinks.is_floating_point() and recent.is_floating_point()
-        ):
-            raise ValueError("its exact vectors have the wrong size or type")
+        if keys.shape[2] != head_dim or values.shape[2] != sink_values.shape[2]:
+            raise ValueError("its exact vectors have the wrong size")
 
 
 def _kept_from(

@@ -37,9 +37,11 @@ class Measurements:
         """Give a model its profile: from disk, or measured now and kept."""
         path = self._path(loaded, ".safetensors")
         try:
-            return replace(loaded, profile=load_profile(path))
+            return replace(loaded, profile=load_profile(path, loaded.model))
         except CacheStateError as error:
-            _LOG.debug("no profile yet: %s", error)
+            # one that is there and cannot be used is worth a word: measuring takes a while
+            level = logging.WARNING if path.exists() else logging.DEBUG
+            _LOG.log(level, "the model is measured anew: %s", error)
         try:
             profile = yield from profile_steps(loaded.model, builtin_texts(loaded.tokenizer))
         except (UnsupportedModelError, ValueError, torch.OutOfMemoryError) as error:

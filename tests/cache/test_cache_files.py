@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import tiny_models
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 import nexusquant
 from nexusquant import CacheStateError, CompressedCache, load_cache
 from nexusquant.cache import storage
+from nexusquant.cache.file import checked
 
 CONFIGS = {"off": OFF, "safe": SAFE, "evicting": EVICTING}
 
@@ -176,11 +178,11 @@ def test_restoring_replaces_what_a_cache_holds(model, saved):
 def test_a_failed_save_leaves_no_file_and_keeps_the_old_one(model, saved, monkeypatch, tmp_path):
     old = saved.read_bytes()
 
-    def fail(*_args, **_options):
-        (tmp_path / "document.nxq.partial").write_bytes(b"half")
+    def fail(_tensors, partial, **_options):
+        Path(partial).write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(storage, "save_file", fail)
+    monkeypatch.setattr(checked, "save_file", fail)
     with pytest.raises(OSError, match="no space"):
         nexusquant.prefill(model, question, SAFE).save(saved)
     assert saved.read_bytes() == old

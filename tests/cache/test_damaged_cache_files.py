@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import json
+import random
 
 import pytest
 import tiny_models
 import torch
 from driving import EVICTING
-from safetensors import safe_open
+from rewriting import rewrite, with_text
 from safetensors.torch import save_file
 
 from nexusquant import CacheStateError, CompressedCache, load_cache
@@ -17,15 +17,6 @@ document = tiny_models.token_ids(300)
 @pytest.fixture(scope="module")
 def model():
     return tiny_models.llama()
-
-
-def rewrite(path, change):
-    """Let `change(tensors, header)` lie."""
-    with safe_open(str(path), framework="pt") as file:
-        header = json.loads(file.metadata()["nexusquant"])
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    change(tensors, header)
-    save_file(tensors, str(path), metadata={"nexusquant": json.dumps(header)})
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
@@ -47,7 +38,8 @@ def test_random_bytes_are_refused(model, tmp_path, seed):
 
 
 def test_someone_elses_safetensors_file_is_refused(model, tmp_path):
-    for metadata in (None, {"nexusquant": "no json"}, {"nexusquant": "[]"}, {"nexusquant": '"x"'}):
+    texts = ("no json", "[]", '"x"', "{}", "[" * 100_000, '{"format_version": 8}', "9" * 6000)
+    for metadata in (None, *({"nexusquant": t} for t in (*texts, *map(with_text, texts)))):
         save_file({"weight": torch.ones(3)}, str(tmp_path / "weights"), metadata=metadata)
         with pytest.raises(CacheStateError):
             load_cache(tmp_path / "weights", model)
@@ -114,15 +106,125 @@ LIES = {
     "a config of text": lambda tensors, header: header.update(config="safe"),
     "a config with an unknown field": lambda tensors, header: header["config"].update(magic=1),
     "a config without quant": lambda tensors, header: header["config"].pop("quant"),
+    "a tensor more": lambda tensors, header: tensors.update({"0.more": torch.ones(2)}),
+    "a layer's tensors in another's place": lambda tensors, header: tensors.update(
+        {"0.key_codes": tensors["1.value_codes"][:, :, :3].clone()}
+    ),
+    "sinks that are not finite": _set("0.sink_keys", lambda keys: keys * torch.inf),
+    "a window that is no number": _set("1.recent_values", lambda values: values * torch.nan),
+    "a window of many heads": _set("0.recent_keys", lambda keys: keys.repeat(9, 1, 1)),
+    "all exact vectors of many heads": lambda tensors, header: [
+        tensors.update({f"0.{name}": tensors[f"0.{name}"].repeat(3, 1, 1)})
+        for name in ("sink_keys", "sink_values", "recent_keys", "recent_values")
+    ],
+    "a window of doubles": _set("0.recent_keys", lambda keys: keys.double()),
+    "a mean that is no number": _set("0.key_mean", lambda mean: mean * torch.nan),
+    "gains that are not finite": _set("0.key_gains", lambda gains: gains / 0),
+    "units that are not finite": _set("0.key_column_units", lambda units: units / 0),
+    "angles that are no number": _set("rope.0", lambda angles: angles * torch.nan),
+    "fewer angles": _set("rope.0", lambda angles: angles[:-1].clone()),
+    "angles of whole numbers": _set("rope.0", lambda angles: angles.long()),
+    "no angles": lambda tensors, header: header.update(rope_starts=[]),
+    "angles that begin later": lambda tensors, header: header.update(rope_starts=[5]),
+    "angles of a later text": lambda tensors, header: (
+        header.update(rope_starts=[0, 10**9]),
+        tensors.update({"rope.1": tensors["rope.0"].clone()}),
+    ),
+    "angles that go back": lambda tensors, header: (
+        header.update(rope_starts=[0, 0]),
+        tensors.update({"rope.1": tensors["rope.0"].clone()}),
+    ),
+    "layers that saw unlike many tokens": _record("num_seen", 0),
+    "as many tokens as nobody has": lambda tensors, header: [
+        record.update(num_seen=10**13, segments=[10**13 - 20]) for record in header["layers"]
+    ],
+    "a pairing that is none": _record("pairing", "thirds"),
+    "widths that are no list": _record("key_widths", 5),
+    "widths below nothing": _record("key_widths", [-2, 0]),
+    "seeds that are none": lambda tensors, header: header["config"]["quant"].update(
+        rotation_seed=None
+    ),
+    "seeds of text": lambda tensors, header: header["config"]["quant"].update(rotation_seed="x"),
+    "seeds past all": lambda tensors, header: header["config"]["quant"].update(rotation_seed=2**70),
+    "a seed with a fraction": lambda tensors, header: header["config"]["quant"].update(
+        rotation_seed=0.5
+    ),
+    "an eviction of text": lambda tensors, header: header["config"].update(eviction="max"),
+    "a span with a fraction": lambda tensors, header: header["config"]["eviction"].update(
+        min_span=2.5
+    ),
+    "sinks of the config below nothing": lambda tensors, header: header["config"].update(
+        num_sink_tokens=-1
+    ),
+    "sinks of the config with a fraction": lambda tensors, header: header["config"].update(
+        num_sink_tokens=4.5
+    ),
+    "bits that are no number": lambda tensors, header: header["config"]["quant"].update(
+        key_bits="2"
+    ),
 }
 
 
 @pytest.mark.parametrize("lie", LIES)
 def test_a_file_that_contradicts_itself_is_refused_and_leaves_the_cache_empty(model, saved, lie):
-    rewrite(saved, LIES[lie])
+    rewrite(saved, "nexusquant", LIES[lie])
     with pytest.raises(CacheStateError):
         load_cache(saved, model)
     cache = CompressedCache(model, EVICTING)
     with pytest.raises(CacheStateError):
         cache.restore(saved)
     assert cache.usage() == CompressedCache(model, EVICTING).usage()
+
+
+def flipped(content: bytes, bit: int) -> bytes:
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_single_flipped_bit_anywhere_is_noticed(model, saved, seed):
+    content, chance = saved.read_bytes(), random.Random(seed)
+    start = 8 + int.from_bytes(content[:8], "little")
+    # a file is mostly tensors: half of the bits in what describes them
+    places = [(0, 64), (64, 8 * start)] + [(8 * start, 8 * len(content))] * 3
+    for first, last in places:
+        saved.write_bytes(flipped(content, chance.randrange(first, last)))
+        with pytest.raises(CacheStateError):
+            load_cache(saved, model)
+
+
+def test_a_file_that_something_follows_is_refused(model, saved):
+    saved.write_bytes(saved.read_bytes() + b"more")
+    with pytest.raises(CacheStateError):
+        load_cache(saved, model)
+
+
+def test_what_is_no_regular_file_is_refused(model, tmp_path):
+    with pytest.raises(CacheStateError):
+        load_cache(tmp_path, model)
+    with pytest.raises(CacheStateError):
+        load_cache("/dev/null", model)
+
+
+def test_writing_over_a_file_does_not_change_what_was_read(model, saved):
+    cache = load_cache(saved, model)
+    before = cache.usage(), [layer.sinks[0].clone() for layer in cache.layers]
+    with saved.open("r+b") as file:
+        file.write(bytes(saved.stat().st_size))
+        file.truncate(100)
+    assert cache.usage() == before[0]
+    assert all(
+        torch.equal(layer.sinks[0], sinks)
+        for layer, sinks in zip(cache.layers, before[1], strict=True)
+    )
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_as_it_was_given(model, tmp_path):
+    cache = CompressedCache(model, EVICTING)
+    with pytest.raises(OSError, match="is a folder") as told:
+        cache.save(tmp_path)
+    assert ".partial" not in str(told.value)
+    with pytest.raises(OSError, match="cannot be written") as told:
+        cache.save(tmp_path / "there is none" / "a.nxq")
+    assert ".partial" not in str(told.value)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import random
 from dataclasses import replace
 
 import pytest
 import tiny_models
 import torch
 from driving import SAFE, read
-from safetensors import safe_open
+from rewriting import rewrite, with_text
 from safetensors.torch import save_file
 
 import nexusquant
@@ -78,36 +78,53 @@ def test_saving_again_replaces_the_file(profile, path):
     assert_same_profile(load_profile(path), changed)
 
 
-def rewrite(path, change):
-    """Let `change(header)` lie."""
-    with safe_open(str(path), framework="pt") as file:
-        header = json.loads(file.metadata()[HEADER])
-        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    change(header, tensors)
-    save_file(tensors, str(path), metadata={HEADER: json.dumps(header)})
-
-
 LIES = {
-    "a later version": lambda header, _: header.update(format_version=99),
-    "a version of another kind": lambda header, _: header.update(format_version="1.0"),
-    "no version": lambda header, _: header.pop("format_version"),
-    "no pairings": lambda header, _: header.pop("pairings"),
-    "pairings are a number": lambda header, _: header.update(pairings=2),
-    "an unknown pairing": lambda header, _: header.update(pairings=["thirds", "halves"]),
-    "no costs of values": lambda header, _: header.pop("value_costs"),
-    "costs of fewer layers": lambda header, _: header.update(value_costs=[1.0]),
-    "a layer without its cost": lambda header, _: header.update(value_costs=[1.0, None]),
-    "a cost that is no number": lambda header, _: header.update(value_costs=[1.0, "2"]),
-    "a cost that is not finite": lambda header, _: header.update(value_costs=[1.0, float("nan")]),
-    "a cost below nothing": lambda header, _: header.update(value_costs=[1.0, -1.0]),
-    "a basis without its rows": lambda _, tensors: tensors.pop("0.rows"),
-    "a basis without its variances": lambda _, tensors: tensors.pop("1.variances"),
+    "a later version": lambda _, header: header.update(format_version=99),
+    "a version of another kind": lambda _, header: header.update(format_version="1.0"),
+    "no version": lambda _, header: header.pop("format_version"),
+    "no pairings": lambda _, header: header.pop("pairings"),
+    "pairings are a number": lambda _, header: header.update(pairings=2),
+    "an unknown pairing": lambda _, header: header.update(pairings=["thirds", "halves"]),
+    "no costs of values": lambda _, header: header.pop("value_costs"),
+    "costs of fewer layers": lambda _, header: header.update(value_costs=[1.0]),
+    "a layer without its cost": lambda _, header: header.update(value_costs=[1.0, None]),
+    "a cost that is no number": lambda _, header: header.update(value_costs=[1.0, "2"]),
+    "a cost that is not finite": lambda _, header: header.update(value_costs=[1.0, float("nan")]),
+    "a cost below nothing": lambda _, header: header.update(value_costs=[1.0, -1.0]),
+    "a basis without its rows": lambda tensors, _: tensors.pop("0.rows"),
+    "a basis without its variances": lambda tensors, _: tensors.pop("1.variances"),
+    "a mean that is no number": lambda tensors, _: tensors["0.mean"].fill_(torch.nan),
+    "rows that are not finite": lambda tensors, _: tensors["0.rows"].fill_(torch.inf),
+    "variances below nothing": lambda tensors, _: tensors["1.variances"].neg_(),
+    "whole numbers": lambda tensors, _: tensors.update({"0.mean": tensors["0.mean"].int()}),
+    "doubles": lambda tensors, _: tensors.update({"0.mean": tensors["0.mean"].double()}),
+    "a tensor more": lambda tensors, _: tensors.update({"7.mean": torch.ones(2)}),
+}
+OF_ANOTHER_MODEL = {
+    "a layer less": lambda tensors, header: (
+        [tensors.pop(f"1.{part}") for part in ("mean", "rows", "variances")],
+        header.update(pairings=header["pairings"][:1], value_costs=header["value_costs"][:1]),
+    ),
+    "no layers": lambda tensors, header: (
+        tensors.clear(),
+        header.update(pairings=[], value_costs=[]),
+    ),
+    "a layer that is not compressed": lambda tensors, header: (
+        [tensors.pop(f"1.{part}") for part in ("mean", "rows", "variances")],
+        header["value_costs"].__setitem__(1, None),
+    ),
+    "a mean of another size": lambda tensors, _: tensors.update({"0.mean": torch.ones(2, 1, 5)}),
+    "a mean of more heads": lambda tensors, _: tensors.update({"0.mean": torch.ones(3, 1, 32)}),
+    "rows of another size": lambda tensors, _: tensors.update({"0.rows": torch.ones(2, 32, 8)}),
+    "variances of one dimension": lambda tensors, _: tensors.update(
+        {"0.variances": tensors["0.variances"].flatten()}
+    ),
 }
 
 
 @pytest.mark.parametrize("lie", LIES)
 def test_a_file_that_says_something_else_is_refused(path, lie):
-    rewrite(path, LIES[lie])
+    rewrite(path, HEADER, LIES[lie])
     with pytest.raises(CacheStateError, match=r"model\.profile is no profile that can be read"):
         load_profile(path)
 
@@ -124,7 +141,8 @@ def test_what_is_no_profile_is_refused(path, tmp_path):
     path.write_bytes(b"# not safetensors\n" * 50)
     with pytest.raises(CacheStateError):
         load_profile(path)
-    for metadata in (None, {HEADER: "no json"}, {HEADER: "[]"}, {HEADER: '"x"'}):
+    texts = ("no json", "[]", '"x"', "{}", "[" * 100_000, '{"format_version": 6}', "9" * 6000)
+    for metadata in (None, *({HEADER: t} for t in (*texts, *map(with_text, texts)))):
         save_file({"0.mean": torch.ones(3)}, str(path), metadata=metadata)
         with pytest.raises(CacheStateError):
             load_profile(path)
@@ -132,3 +150,31 @@ def test_what_is_no_profile_is_refused(path, tmp_path):
         load_profile(tmp_path / "there is none")
     with pytest.raises(CacheStateError):
         load_profile(tmp_path)
+
+
+@pytest.mark.parametrize("lie", OF_ANOTHER_MODEL)
+def test_a_profile_of_another_model_is_refused_for_this_one(model, path, lie):
+    load_profile(path, model)
+    rewrite(path, HEADER, OF_ANOTHER_MODEL[lie])
+    with pytest.raises(CacheStateError, match="no profile that can be read"):
+        load_profile(path, model)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_single_flipped_bit_anywhere_is_noticed(path, seed):
+    content, chance = path.read_bytes(), random.Random(seed)
+    start = 8 + int.from_bytes(content[:8], "little")
+    for first, last in [(0, 64), (64, 8 * start)] + [(8 * start, 8 * len(content))] * 3:
+        changed, bit = bytearray(content), chance.randrange(first, last)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        with pytest.raises(CacheStateError):
+            load_profile(path)
+
+
+def test_writing_over_a_file_does_not_change_what_was_read(profile, path):
+    read_before = load_profile(path)
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+        file.truncate(10)
+    assert_same_profile(read_before, profile)

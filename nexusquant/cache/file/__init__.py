@@ -1,0 +1,1 @@
+"""Tensors on disk that are believed only after they were checked."""
