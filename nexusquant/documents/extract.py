@@ -8,11 +8,14 @@ from __future__ import annotations
 import codecs
 import hashlib
 import re
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from nexusquant.documents.document import Document, Page
 from nexusquant.documents.pdf import read_pdf
+from nexusquant.documents.worker import Reading, Turns
 from nexusquant.errors import DocumentError
 
 _MAX_BYTES = 200_000_000
@@ -32,45 +35,76 @@ _CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _MAX_CONTROL_SHARE = 0.01
 
 
-def extract(path: Path, *, password: str | None = None) -> Document:
-    """Read a PDF, text, Markdown or source file as pages.
+class FileReader:
+    """Reads files, one at a time: whoever comes while another file is read waits for a turn.
 
-    Pages of a PDF are its own, counted from 1. Other files are cut at line ends into pages of
-    about 3,000 characters; put together, those are the whole text.
-
-    Args:
-        path: The file.
-        password: For a locked PDF.
-
-    Raises:
-        PasswordError: A locked PDF; the password is missing or wrong.
-        DocumentError: Anything else that keeps the file from being read; the message is for the
-            user and says what can be done.
+    One for each app, so that many files at once take no more memory than one.
     """
-    head, sha256 = _inspect(path)
-    if b"%PDF-" in head:
-        read = read_pdf(path, password)
-        return Document(
-            name=path.name,
-            kind="pdf",
-            pages=tuple(read.pages),
-            sha256=sha256,
-            empty_pages=tuple(read.empty_pages),
-            broken_pages=tuple(read.broken_pages),
-        )
-    text = _read_text(path, head)
-    pages = tuple(Page(number, part) for number, part in enumerate(_cut(text), start=1))
-    return Document(name=path.name, kind=_text_kind(path), pages=pages, sha256=sha256)
+
+    def __init__(self) -> None:
+        self._turns = Turns()
+
+    def extract(
+        self,
+        path: Path,
+        *,
+        password: str | None = None,
+        is_wanted: Callable[[], bool] | None = None,
+        name: str | None = None,
+    ) -> Document:
+        """Read a PDF, text, Markdown or source file as pages.
+
+        Pages of a PDF are its own, counted from 1. Other files are cut at line ends into pages of
+        about 3,000 characters; put together, those are the whole text.
+
+        Args:
+            path: The file.
+            password: For a locked PDF.
+            is_wanted: Asked about every 0.2 s, in this thread, while waiting and reading; once it
+                is False, the reading ends.
+            name: What to call the file, if not by the name it lies under.
+
+        Raises:
+            PasswordError: A locked PDF; the password is missing or wrong.
+            ReadingStoppedError: Nobody wants the document any more.
+            DocumentError: Anything else that keeps the file from being read; the message is for
+                the user and says what can be done.
+        """
+        name = name or path.name
+        inspected = _inspect(path, name)
+        reading = Reading(inspected.num_bytes, is_wanted)
+        with self._turns.take(reading.check_wanted):
+            if b"%PDF-" in inspected.head:
+                return read_pdf(path, name, inspected.sha256, password, reading)
+            text = _read_text(path, name, inspected.head)
+        pages = tuple(Page(number, part) for number, part in enumerate(_cut(text), start=1))
+        return Document(name, _text_kind(Path(name)), pages, inspected.sha256)
 
 
-def _inspect(path: Path) -> tuple[bytes, str]:
+def extract(path: Path, *, password: str | None = None) -> Document:
+    """Read one file; see `FileReader.extract`, which apps use."""
+    return FileReader().extract(path, password=password)
+
+
+@dataclass(frozen=True)
+class _Inspected:
+    head: bytes
+    num_bytes: int
+    sha256: str
+
+
+def _inspect(path: Path, name: str) -> _Inspected:
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        # devices never end, and a pipe waits for its other side
+        if not stat.S_ISREG(status.st_mode):
+            raise DocumentError(f"{name} cannot be opened: it is not a file. Choose a file.")
+        size = status.st_size
         if size == 0:
-            raise DocumentError(f"{path.name} is empty.")
+            raise DocumentError(f"{name} is empty.")
         if size > _MAX_BYTES:
             raise DocumentError(
-                f"{path.name} has {size // 10**6} MB; files up to {_MAX_BYTES // 10**6} MB can be "
+                f"{name} has {size // 10**6} MB; files up to {_MAX_BYTES // 10**6} MB can be "
                 "opened. Split it and open the part you need."
             )
         digest = hashlib.sha256()
@@ -80,8 +114,11 @@ def _inspect(path: Path) -> tuple[bytes, str]:
             while block := file.read(1 << 20):
                 digest.update(block)
     except OSError as error:
-        raise DocumentError(f"{path.name} cannot be opened: {error.strerror}.") from error
-    return head, digest.hexdigest()
+        raise DocumentError(f"{name} cannot be opened: {error.strerror}.") from error
+    except ValueError as error:
+        # a zero byte in the name
+        raise DocumentError(f"{name!r} cannot be opened: no file can be called so.") from error
+    return _Inspected(head, size, digest.hexdigest())
 
 
 def _text_kind(path: Path) -> str:
@@ -91,23 +128,23 @@ def _text_kind(path: Path) -> str:
     return "text" if suffix in _PLAIN_TEXT_SUFFIXES else "code"
 
 
-def _read_text(path: Path, head: bytes) -> str:
-    if path.suffix.lower() == ".pdf":
+def _read_text(path: Path, name: str, head: bytes) -> str:
+    if name.lower().endswith(".pdf"):
         raise DocumentError(
-            f"{path.name} is called a PDF but is none. Check that it was downloaded completely."
+            f"{name} is called a PDF but is none. Check that it was downloaded completely."
         )
     for mark, what in _OTHER_FORMATS:
         if head.startswith(mark):
             raise DocumentError(
-                f"{path.name} {what}, which cannot be read yet. Save it as PDF or plain text."
+                f"{name} {what}, which cannot be read yet. Save it as PDF or plain text."
             )
     text = _decode(path.read_bytes())
     if text is None or len(_CONTROL.findall(text)) > _MAX_CONTROL_SHARE * len(text):
         raise DocumentError(
-            f"{path.name} is not a text file. PDF, text, Markdown and source files can be opened."
+            f"{name} is not a text file. PDF, text, Markdown and source files can be opened."
         )
     if not text.strip():
-        raise DocumentError(f"{path.name} is empty: it holds nothing but blanks.")
+        raise DocumentError(f"{name} is empty: it holds nothing but blanks.")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

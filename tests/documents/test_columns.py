@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from nexusquant.documents.columns import Segment, column_text
+from nexusquant.documents.pdf.columns import Segment, column_text
 
 ROWS = 12
 
