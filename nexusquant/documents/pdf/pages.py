@@ -109,7 +109,7 @@ def _allowed(num_pages: object) -> int:
     return num_pages
 
 
-def _check_has_text(result: PdfPages) -> None:
+def _check_has_text(result: _Pages) -> None:
     if any(page.text for page in result.pages):
         return
     numbers = [page.number for page in result.pages]

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import psutil
 
@@ -158,13 +158,14 @@ class _Process:
             stderr=subprocess.DEVNULL,
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
-        assert self._popen.stdin is not None and self._popen.stdout is not None
+        self._input = cast(IO[bytes], self._popen.stdin)
         # pipes have no waiting with an end on Windows, so a thread waits
-        threading.Thread(target=self._pump, args=(self._popen.stdout,), daemon=True).start()
+        output = cast(IO[bytes], self._popen.stdout)
+        threading.Thread(target=self._pump, args=(output,), daemon=True).start()
         try:
-            self._popen.stdin.write(json.dumps(self._order).encode() + b"\n")
+            self._input.write(json.dumps(self._order).encode() + b"\n")
             # kept open: the process ends when it closes, and so with its parent
-            self._popen.stdin.flush()
+            self._input.flush()
         except OSError:
             # it ended at once, which the missing answer tells
             pass
@@ -175,8 +176,7 @@ class _Process:
         self._popen.kill()
         self._popen.wait()
         try:
-            assert self._popen.stdin is not None
-            self._popen.stdin.close()
+            self._input.close()
         except OSError:
             # bytes that a process which ended did not take
             pass
