@@ -5,6 +5,7 @@ Knows the process and its lines of JSON. Must not know what kind of file is read
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import subprocess
@@ -175,11 +176,9 @@ class _Process:
         self._is_closed.set()
         self._popen.kill()
         self._popen.wait()
-        try:
+        # bytes that a process which ended did not take
+        with contextlib.suppress(OSError):
             self._input.close()
-        except OSError:
-            # bytes that a process which ended did not take
-            pass
 
     def _pump(self, stream: IO[bytes]) -> None:
         with stream:
