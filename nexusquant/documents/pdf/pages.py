@@ -5,6 +5,7 @@ Knows what the process says of pages, and goes on behind a page that ends it. Mu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ class _Pages:
     pages: list[Page] = field(default_factory=list)
     empty_pages: list[int] = field(default_factory=list)
     broken_pages: list[int] = field(default_factory=list)
+    nonsense_pages: list[int] = field(default_factory=list)
+    is_xfa: bool = False
     last_ending: str = ""
 
     def add(self, message: dict[str, Any]) -> None:
@@ -43,6 +46,24 @@ class _Pages:
             self.broken_pages.append(number)
         elif message.get("is_picture"):
             self.empty_pages.append(number)
+        elif message.get("is_nonsense"):
+            self.nonsense_pages.append(number)
+
+    def notes(self) -> tuple[str, ...]:
+        """Say what a user should know of the pages."""
+        notes = list(page_notes(self.empty_pages, self.broken_pages))
+        if self.nonsense_pages:
+            which = _named(self.nonsense_pages, "reads", "read")
+            notes.append(
+                f"{which} like nonsense: the PDF does not say which letters its fonts draw. Put it "
+                "through a program that recognises text (OCR) and open what that saves."
+            )
+        if self.is_xfa:
+            notes.append(
+                "The PDF holds a form of a kind (XFA) whose entries cannot be read. Print it to a "
+                "new PDF from the program that shows it, and open that."
+            )
+        return tuple(notes)
 
 
 def read_pdf(
@@ -73,7 +94,7 @@ def read_pdf(
         sha256=sha256,
         empty_pages=tuple(result.empty_pages),
         broken_pages=tuple(result.broken_pages),
-        notes=page_notes(result.empty_pages, result.broken_pages),
+        notes=result.notes(),
     )
 
 
@@ -87,6 +108,7 @@ def _read_from(
         for message in reading.messages(_READER, request):
             if num_pages is None:
                 num_pages = _allowed(message.get("num_pages"))
+                result.is_xfa = bool(message.get("is_xfa"))
             elif len(result.pages) < num_pages:
                 result.add(message)
     except ReaderEndedError as error:
@@ -122,12 +144,13 @@ def _check_has_text(result: _Pages) -> None:
             "Not one page of the PDF could be read: the file is broken. Saving it anew from "
             "another PDF reader often repairs it."
         )
-    which = (
-        f"Page {numbers[0]} has"
-        if len(numbers) == 1
-        else f"Pages {format_page_ranges(numbers)} have"
-    )
+    which = _named(numbers, "has", "have")
     raise DocumentError(
         f"{which} no text: the PDF holds pictures of pages, as a scanner makes them, or blank "
         "pages. Put it through a program that recognises text (OCR) and open what that saves."
     )
+
+
+def _named(numbers: Sequence[int], singular: str, plural: str) -> str:
+    ranges = format_page_ranges(numbers)
+    return f"Page {ranges} {singular}" if len(numbers) == 1 else f"Pages {ranges} {plural}"

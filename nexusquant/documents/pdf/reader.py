@@ -6,38 +6,37 @@ know torch or the engine, so that the process starts at once.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pypdfium2
 import pypdfium2.raw as pdfium
 
 from nexusquant.documents.document import PasswordError
-from nexusquant.documents.pdf.columns import Segment, column_text
+from nexusquant.documents.pdf.columns import Row, column_rows, places
+from nexusquant.documents.pdf.fields import insets_of
+from nexusquant.documents.pdf.insets import place
+from nexusquant.documents.pdf.layout import Word, join_words, segments_of
+from nexusquant.documents.pdf.nonsense import reads_like_nonsense
 from nexusquant.documents.pdf.pages import BROKEN
+from nexusquant.documents.pdf.pdfium import quarters_to_upright, words_of
 from nexusquant.documents.pdf.tidy import tidy_text
 from nexusquant.errors import DocumentError
 
 _MAX_CHARACTERS = 1_000_000
 # a scan may carry a stamp or a page number as text
 _MIN_VISIBLE = 20
-# the line end that PDFium leaves out where it joins a hyphenated word is marked by U+FFFE
-_WORD = re.compile("[^\\s\ufffe]+")
-_LINE_END = re.compile("[\r\n\ufffe]")
-# in heights of a line: a wider gap parts columns, a larger step down parts lines
-_COLUMN_GAP = 1.0
-_LINE_STEP = 0.5
 
 
 def read(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield `{"num_pages"}`, then for each page from `request["first"]` on what is on it.
+    """Yield what is on each page from `request["first"]` on.
 
     Args:
         request: path, password (or None), first (1-based page number), max_pages.
 
     Yields:
-        {"num_pages": n}, then one `_read_page` each, unless there are more than max_pages.
+        {"num_pages": n, "is_xfa": bool}, then, unless there are more than max_pages, for each page
+        {"number", "text", "is_picture", "is_nonsense"} or {"number", "error"}.
 
     Raises:
         PasswordError: The file is locked and the password is missing or wrong.
@@ -45,15 +44,23 @@ def read(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """
     document = _open(request["path"], request["password"])
     num_pages = len(document)
-    yield {"num_pages": num_pages}
-    if num_pages <= request["max_pages"]:
-        for number in range(request["first"], num_pages + 1):
+    is_xfa = document.get_formtype() == pdfium.FORMTYPE_XFA_FULL
+    yield {"num_pages": num_pages, "is_xfa": is_xfa}
+    if num_pages > request["max_pages"]:
+        return
+    for number in range(request["first"], num_pages + 1):
+        try:
             yield {"number": number, **_read_page(document, number - 1)}
+        except pypdfium2.PdfiumError as error:
+            yield {"number": number, "error": str(error)}
 
 
 def _open(path: str, password: str | None) -> pypdfium2.PdfDocument:
     try:
-        return pypdfium2.PdfDocument(path, password=password)
+        document = pypdfium2.PdfDocument(path, password=password)
+        # without it PDFium knows no fields, and draws none that nobody has drawn yet
+        document.init_forms()
+        return document
     except pypdfium2.PdfiumError as error:
         if getattr(error, "err_code", None) != pdfium.FPDF_ERR_PASSWORD:
             raise DocumentError(BROKEN) from error
@@ -66,20 +73,43 @@ def _read_page(document: pypdfium2.PdfDocument, index: int) -> dict[str, Any]:
     """Read one page.
 
     Returns:
-        text, in reading order; is_picture: whether the page shows something but holds no text
-        to speak of. Or error.
+        text, in reading order; is_picture: whether the page shows something but holds no text to
+        speak of; is_nonsense: whether its fonts do not say which letters they draw. Or error.
     """
-    try:
-        page = document[index]
+    page = document[index]
+    text_page = page.get_textpage()
+    if text_page.count_chars() > _MAX_CHARACTERS:
+        return {"error": "too many characters"}
+    quarters = quarters_to_upright(text_page)
+    if quarters * 90 != page.get_rotation():
+        # PDFium puts lines in the order in which the turned page shows them
+        page.set_rotation(quarters * 90)
         text_page = page.get_textpage()
-        if text_page.count_chars() > _MAX_CHARACTERS:
-            return {"error": "too many characters"}
-        text = text_page.get_text_range()
-        tidied = tidy_text(column_text(_segments(text_page, text)) or text)
-        is_picture = _is_picture(page, num_visible=len("".join(text.split())))
-    except pypdfium2.PdfiumError as error:
-        return {"error": str(error)}
-    return {"text": tidied, "is_picture": is_picture}
+    words = words_of(text_page, quarters)
+    is_nonsense = reads_like_nonsense(text_page)
+    is_picture = _is_picture(page, num_visible=sum(len(word.text) for word in words))
+    page.close()
+    ordered, gutters = _in_reading_order(words)
+    insets = insets_of(document, index, quarters)
+    text = tidy_text(join_words(place(ordered, insets, gutters)))
+    is_picture = is_picture and not insets
+    return {"text": text, "is_picture": is_picture, "is_nonsense": is_nonsense}
+
+
+def _in_reading_order(words: list[Word]) -> tuple[list[Word], list[float]]:
+    """Return the words column by column, and the gaps between columns."""
+    found = column_rows(segments_of(words))
+    if found is None:
+        return words, []
+    rows, gutter = found
+    return [word for row in rows for word in _row_words(row)], places(gutter)
+
+
+def _row_words(row: Row) -> Iterator[Word]:
+    for segment in row:
+        yield from segment.words[:-1]
+        last = segment.words[-1]
+        yield Word(last.text, last.box, "\n" if segment is row[-1] else " ")
 
 
 def _is_picture(page: pypdfium2.PdfPage, num_visible: int) -> bool:
@@ -95,39 +125,3 @@ def _is_picture(page: pypdfium2.PdfPage, num_visible: int) -> bool:
 def _area(bounds: tuple[float, float, float, float]) -> float:
     left, bottom, right, top = bounds
     return (right - left) * (top - bottom)
-
-
-def _segments(text_page: pypdfium2.PdfTextPage, text: str) -> list[Segment]:
-    indices = _character_indices(text_page, text)
-    segments: list[list[float]] = []
-    first, last = pdfium.FS_RECTF(), pdfium.FS_RECTF()
-    end = 0
-    for word in _WORD.finditer(text):
-        gap, (start, end) = text[end : word.start()], word.span()
-        if not (
-            pdfium.FPDFText_GetLooseCharBox(text_page, indices[start], first)
-            and pdfium.FPDFText_GetLooseCharBox(text_page, indices[end - 1], last)
-        ):
-            continue
-        # a single blank is the usual case and quicker to see
-        is_same_line = gap == " " or not _LINE_END.search(gap)
-        if segments and is_same_line and _continues(segments[-1], first):
-            segments[-1][1], segments[-1][4] = end, last.right
-        else:
-            segments.append([start, end, first.left, first.bottom, last.right, first.top])
-    return [Segment(text[int(s) : int(e)], *edges) for s, e, *edges in segments]
-
-
-def _character_indices(text_page: pypdfium2.PdfTextPage, text: str) -> Sequence[int]:
-    """Find PDFium's number for each character of the text; they part where some are left out."""
-    if text_page.count_chars() == len(text):
-        return range(len(text))
-    find = pdfium.FPDFText_GetCharIndexFromTextIndex
-    return [find(text_page, position) for position in range(len(text))]
-
-
-def _continues(segment: list[float], box: pdfium.FS_RECTF) -> bool:
-    _, _, _, bottom, right, top = segment
-    height = max(top - bottom, 1.0)
-    is_level = abs(box.bottom - bottom) < _LINE_STEP * height
-    return is_level and -height < box.left - right < _COLUMN_GAP * height
