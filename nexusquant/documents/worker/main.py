@@ -73,6 +73,8 @@ def _limit_memory(num_bytes: int) -> None:
     except ImportError:
         # Windows has no such limit; the parent watches
         return
+    # a crash must not leave the memory on the disk
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         resource.setrlimit(resource.RLIMIT_AS, (num_bytes, num_bytes))
     except (ValueError, OSError):

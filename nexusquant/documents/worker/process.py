@@ -29,9 +29,10 @@ _MEMORY_BYTES = 1000 * 1024**2
 _FULL_SHARE = 0.6
 _WATCH_S = 0.05
 _MAX_SILENCE_S = 12.0
+# for the whole file: by its size, so that a small file holds up others for seconds alone
 _START_S = 18.0
-_PER_PAGE_S = 0.5
-_PER_MEGABYTE_S = 0.1
+_PER_MEGABYTE_S = 30.0
+_MAX_TOTAL_S = 300.0
 _MAX_CHARACTERS = 40_000_000
 _MAX_LINE_BYTES = 32 * 1024**2
 
@@ -76,7 +77,8 @@ class Reading:
 
     def __init__(self, num_bytes: int, is_wanted: IsWanted | None = None) -> None:
         self._is_wanted = is_wanted
-        self._deadline = time.monotonic() + _START_S + _PER_MEGABYTE_S * num_bytes / 1e6
+        self._num_bytes = num_bytes
+        self._deadline: float | None = None
         self._num_characters = 0
         self._asked_at = 0.0
 
@@ -99,6 +101,10 @@ class Reading:
             ReadingStoppedError: Nobody wants the document any more.
         """
         order = {"reader": reader, "request": dict(request), "memory_bytes": _MEMORY_BYTES}
+        if self._deadline is None:
+            # from here on: waiting for a turn is not the file's fault
+            total_s = min(_START_S + _PER_MEGABYTE_S * self._num_bytes / 1e6, _MAX_TOTAL_S)
+            self._deadline = time.monotonic() + total_s
         with _Process(order) as process:
             while (message := self._next(process)) is not None:
                 if "refused" in message:
@@ -124,7 +130,7 @@ class Reading:
             self._asked_at = time.monotonic()
 
     def _check_time(self) -> None:
-        if time.monotonic() > self._deadline:
+        if self._deadline is not None and time.monotonic() > self._deadline:
             raise DocumentError(
                 "Reading the file took too long and was stopped. Save the pages you need as a "
                 "file of their own and open that."
@@ -132,7 +138,6 @@ class Reading:
 
     def _count(self, message: dict[str, Any]) -> None:
         self._check_time()
-        self._deadline += _PER_PAGE_S
         self._num_characters += len(str(message.get("text", "")))
         if self._num_characters > _MAX_CHARACTERS:
             raise DocumentError(
@@ -152,13 +157,19 @@ class _Process:
         self._watched_at = 0.0
 
     def __enter__(self) -> _Process:
-        self._popen = subprocess.Popen(
-            [sys.executable, str(MAIN)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
-        )
+        try:
+            self._popen = subprocess.Popen(
+                [sys.executable, str(MAIN)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )
+        except OSError as error:
+            raise DocumentError(
+                f"The program that reads files could not be started: {error.strerror}. Close "
+                "other programs, or start this one anew, and open the file again."
+            ) from error
         self._input = cast(IO[bytes], self._popen.stdin)
         # pipes have no waiting with an end on Windows, so a thread waits
         output = cast(IO[bytes], self._popen.stdout)
@@ -219,9 +230,11 @@ class _Process:
             return
         self._watched_at = time.monotonic()
         try:
-            num_bytes = psutil.Process(self._popen.pid).memory_info().rss
+            memory = psutil.Process(self._popen.pid).memory_info()
         except psutil.Error:
             return
+        # Windows may have moved what is not used to its page file, and counts that as private
+        num_bytes = max(memory.rss, getattr(memory, "private", 0))
         self._peak_bytes = max(self._peak_bytes, num_bytes)
         if num_bytes > _MEMORY_BYTES:
             raise ReaderEndedError("memory")
