@@ -50,16 +50,39 @@ class _Annotation:
     options: tuple[tuple[str, bool], ...] = ()
 
 
-def insets_of(document: pypdfium2.PdfDocument, index: int, quarters: int) -> list[Inset]:
+def stateless_positions(page: pypdfium2.PdfPage) -> frozenset[int] | None:
+    """Find the fields and notes of a page that do not say which of their states is shown.
+
+    PDFium adds a state of its own once the page is loaded with its form, so look before.
+
+    Returns:
+        Their positions among all of the page; None if the page has no fields and notes at all.
+    """
+    num_annotations = min(pdfium.FPDFPage_GetAnnotCount(page), _MAX_ANNOTATIONS)
+    if num_annotations <= 0:
+        return None
+    positions = []
+    for position in range(num_annotations):
+        if handle := pdfium.FPDFPage_GetAnnot(page, position):
+            if not _entry(handle, b"AS"):
+                positions.append(position)
+            pdfium.FPDFPage_CloseAnnot(handle)
+    return frozenset(positions)
+
+
+def insets_of(
+    document: pypdfium2.PdfDocument, index: int, quarters: int, stateless: frozenset[int]
+) -> list[Inset]:
     """List what fields and notes show on a page. Draws them into the page: read its text before.
 
     Args:
         document: With its form, if it has one.
         index: Of the page, from 0.
         quarters: Clockwise right angles after which the page's text stands upright.
+        stateless: What `stateless_positions` found.
     """
     page = document[index]
-    annotations = list(_visible(document, page))
+    annotations = list(_visible(document, page, stateless))
     if not annotations:
         return []
     num_objects = pdfium.FPDFPage_CountObjects(page)
@@ -100,7 +123,9 @@ def _letters(text: str) -> str:
     return "".join(text.split())
 
 
-def _visible(document: pypdfium2.PdfDocument, page: pypdfium2.PdfPage) -> Iterator[_Annotation]:
+def _visible(
+    document: pypdfium2.PdfDocument, page: pypdfium2.PdfPage, stateless: frozenset[int]
+) -> Iterator[_Annotation]:
     area = _page_box(page)
     for position in range(min(pdfium.FPDFPage_GetAnnotCount(page), _MAX_ANNOTATIONS)):
         handle = pdfium.FPDFPage_GetAnnot(page, position)
@@ -111,7 +136,7 @@ def _visible(document: pypdfium2.PdfDocument, page: pypdfium2.PdfPage) -> Iterat
             is_hidden = pdfium.FPDFAnnot_GetFlags(handle) & _HIDDEN_FLAGS
             is_textless = pdfium.FPDFAnnot_GetSubtype(handle) in _WITHOUT_TEXT
             if not is_hidden and not is_textless and box.overlap_area(area):
-                yield _annotation(document.formenv, handle, box)
+                yield _annotation(document.formenv, handle, box, position in stateless)
         finally:
             pdfium.FPDFPage_CloseAnnot(handle)
 
@@ -132,7 +157,7 @@ def _box(handle: Any) -> Box:
     )
 
 
-def _annotation(form: Any, handle: Any, box: Box) -> _Annotation:
+def _annotation(form: Any, handle: Any, box: Box, is_stateless: bool) -> _Annotation:
     subtype = pdfium.FPDFAnnot_GetSubtype(handle)
     if subtype != pdfium.FPDF_ANNOT_WIDGET:
         is_typed = subtype == pdfium.FPDF_ANNOT_FREETEXT
@@ -144,7 +169,7 @@ def _annotation(form: Any, handle: Any, box: Box) -> _Annotation:
     flags = pdfium.FPDFAnnot_GetFormFieldFlags(form, handle)
     value = string(pdfium.FPDFAnnot_GetFormFieldValue, form, handle)
     is_secret = kind == pdfium.FPDF_FORMFIELD_TEXTFIELD and bool(flags & _PASSWORD_FLAG)
-    is_ticked = kind in _MARKED and _is_ticked(form, handle, value)
+    is_ticked = kind in _MARKED and _is_ticked(form, handle, is_stateless)
     is_button = kind == pdfium.FPDF_FORMFIELD_PUSHBUTTON
     shown = "" if is_secret or is_button else value
     return _Annotation(box, kind, is_ticked, is_secret, shown, _options(form, handle))
@@ -162,15 +187,13 @@ def _formless_field(handle: Any, box: Box) -> _Annotation:
     return _Annotation(box, -1, False, is_secret, value)
 
 
-def _is_ticked(form: Any, handle: Any, value: str) -> bool:
+def _is_ticked(form: Any, handle: Any, is_stateless: bool) -> bool:
     if pdfium.FPDFAnnot_IsChecked(form, handle):
         return True
-    state = _entry(handle, b"AS")
-    if state or pdfium.FPDFAnnot_HasKey(handle, b"AP"):
-        return _is_on(state) and not pdfium.FPDFAnnot_HasKey(handle, b"AP")
-    # nothing is drawn: only the field's value tells
+    value = _entry(handle, b"V")
     exported = string(pdfium.FPDFAnnot_GetFormFieldExportValue, form, handle)
-    return _is_on(value) and exported in ("", value)
+    # the field's value tells where nothing says what is drawn
+    return is_stateless and _is_on(value) and exported in ("", value)
 
 
 def _is_on(state: str) -> bool:

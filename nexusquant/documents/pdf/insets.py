@@ -15,6 +15,8 @@ from nexusquant.documents.pdf.layout import Box, Word
 _TOLERANCE = 3.0
 # in heights of a word: how far above a field its label may stand
 _LABEL_RISE = 3.0
+# more fields than a page that people fill in has; tables among them would take long to find
+_MAX_TABLE_FIELDS = 1_000
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,7 @@ def place(
     """
     found: dict[_Anchor, list[Inset]] = defaultdict(list)
     rest: list[Inset] = []
-    for inset in insets:
-        anchor = _anchor(words, inset, gutters)
+    for inset, anchor in _anchored(words, list(insets), gutters):
         if anchor is None:
             rest.append(inset)
         else:
@@ -73,6 +74,45 @@ def place(
             last = result.pop()
             result += _followed(last, members, is_line=True)
     return result
+
+
+def _anchored(
+    words: Sequence[Word], insets: Sequence[Inset], gutters: Sequence[float]
+) -> list[tuple[Inset, _Anchor | None]]:
+    """Find the place of each inset; tables of fields go below their whole line of headings."""
+    pairs = [(inset, _anchor(words, inset, gutters)) for inset in insets]
+    if len(insets) > _MAX_TABLE_FIELDS:
+        return pairs
+    heads = [
+        words[anchor.word].box
+        for inset, anchor in pairs
+        if anchor is not None and anchor.is_line and _heads_stack(words, inset, insets)
+    ]
+    return [
+        (inset, _nearest_line(words, range(len(words)), inset.box))
+        if anchor is not None and anchor.is_line and _is_heading(words[anchor.word].box, heads)
+        else (inset, anchor)
+        for inset, anchor in pairs
+    ]
+
+
+def _is_heading(label: Box, heads: Sequence[Box]) -> bool:
+    return sum(head.shares_row(label) for head in heads) > 1
+
+
+def _heads_stack(words: Sequence[Word], inset: Inset, insets: Sequence[Inset]) -> bool:
+    """Tell whether the next thing below a field is another one, and not a label of its own."""
+    box = inset.box
+    below = [other.box for other in insets if _is_below(other.box, box)]
+    if not below:
+        return False
+    next_top = max(other.top for other in below)
+    return not any(_is_below(word.box, box) and word.box.middle > next_top for word in words)
+
+
+def _is_below(lower: Box, upper: Box) -> bool:
+    is_aligned = lower.left < upper.right and lower.right > upper.left
+    return is_aligned and lower.top <= upper.bottom + _TOLERANCE
 
 
 def _followed(word: Word, members: Sequence[Inset] | None, is_line: bool) -> list[Word]:

@@ -14,7 +14,7 @@ import pypdfium2.raw as pdfium
 
 from nexusquant.documents.document import PasswordError
 from nexusquant.documents.pdf.columns import Row, column_rows, places
-from nexusquant.documents.pdf.fields import insets_of
+from nexusquant.documents.pdf.fields import insets_of, stateless_positions
 from nexusquant.documents.pdf.insets import place
 from nexusquant.documents.pdf.layout import Word, join_words, segments_of
 from nexusquant.documents.pdf.nonsense import reads_like_nonsense
@@ -76,7 +76,7 @@ def _read_page(document: pypdfium2.PdfDocument, index: int) -> dict[str, Any]:
         text, in reading order; is_picture: whether the page shows something but holds no text to
         speak of; is_nonsense: whether its fonts do not say which letters they draw. Or error.
     """
-    page = document[index]
+    page = _plain_page(document, index)
     text_page = page.get_textpage()
     if text_page.count_chars() > _MAX_CHARACTERS:
         return {"error": "too many characters"}
@@ -88,12 +88,22 @@ def _read_page(document: pypdfium2.PdfDocument, index: int) -> dict[str, Any]:
     words = words_of(text_page, quarters)
     is_nonsense = reads_like_nonsense(text_page)
     is_picture = _is_picture(page, num_visible=sum(len(word.text) for word in words))
+    stateless = stateless_positions(page)
     page.close()
     ordered, gutters = _in_reading_order(words)
-    insets = insets_of(document, index, quarters)
+    insets = insets_of(document, index, quarters, stateless) if stateless is not None else []
     text = tidy_text(join_words(place(ordered, insets, gutters)))
     is_picture = is_picture and not insets
     return {"text": text, "is_picture": is_picture, "is_nonsense": is_nonsense}
+
+
+def _plain_page(document: pypdfium2.PdfDocument, index: int) -> pypdfium2.PdfPage:
+    """Load a page as it is in the file: with its form, PDFium would add to it."""
+    form, document.formenv = document.formenv, None
+    try:
+        return document[index]
+    finally:
+        document.formenv = form
 
 
 def _in_reading_order(words: list[Word]) -> tuple[list[Word], list[float]]:
