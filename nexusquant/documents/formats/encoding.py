@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from nexusquant.documents.formats import legacy
+from nexusquant.documents.formats.guess import guess
 
 Blocks = Callable[[], Iterable[bytes]]
 """Gives the bytes of a text from their beginning, as often as it is called."""
@@ -34,6 +35,8 @@ _NO_LETTERS = bytes(byte for byte in range(256) if not (byte == 32 or chr(byte).
 # more of the bytes than that are never ASCII letters where a character has two
 _MAX_LETTER_SHARE = 0.7
 MAX_CONTROL_SHARE = 0.01
+# in other encodings whole lines rarely look like UTF-8; a few lines may be in another one
+_MIN_PURE_PER_BAD = 0.4
 _HEAD_BYTES = 1 << 16
 _SAMPLE_BYTES = 100_000
 # blocks whose lines are looked at one by one: where all are faulty, a few tell enough
@@ -62,7 +65,7 @@ class _Survey:
 
     def __init__(self) -> None:
         self.num_bytes = self.num_controls = self.num_shifts = 0
-        self.num_good = self.num_bad = self.num_faulty_blocks = 0
+        self.num_good = self.num_bad = self.num_pure = self.num_faulty_blocks = 0
         self.head = b""
         self.faulty_lines: list[bytes] = []
         self._num_sampled = 0
@@ -81,7 +84,7 @@ class _Survey:
         except UnicodeDecodeError:
             self._add_faulty(block)
         else:
-            self.num_good += len(block.translate(None, _NOT_LEADS))
+            self._add_good(len(block.translate(None, _NOT_LEADS)))
 
     def _add_faulty(self, block: bytes) -> None:
         self.num_faulty_blocks += 1
@@ -91,16 +94,26 @@ class _Survey:
             if line.isascii():
                 continue
             num_bad, num_good = _count_faults(line)
+            if not num_bad:
+                self._add_good(num_good)
+                continue
             self.num_bad += num_bad
             self.num_good += num_good
-            if num_bad and self._num_sampled < _SAMPLE_BYTES:
+            if self._num_sampled < _SAMPLE_BYTES:
                 self.faulty_lines.append(line[: _SAMPLE_BYTES - self._num_sampled])
                 self._num_sampled += len(self.faulty_lines[-1])
+
+    def _add_good(self, num_characters: int) -> None:
+        """Count characters of lines without any fault."""
+        self.num_good += num_characters
+        self.num_pure += num_characters
 
     @property
     def is_utf8(self) -> bool:
         """Whether the text is UTF-8, if perhaps with faults: letters of others rarely look so."""
-        return self.num_bad == 0 or self.num_good >= self.num_bad
+        if self.num_good >= self.num_bad:
+            return True
+        return self.num_pure >= _MIN_PURE_PER_BAD * self.num_bad
 
 
 def _count_faults(line: bytes) -> tuple[int, int]:
@@ -132,7 +145,8 @@ def find_encoding(blocks: Blocks, *, declared: str | None = None) -> Encoding | 
 
 
 def _choose(survey: _Survey, blocks: Blocks, declared: str | None) -> Encoding | None:
-    shifting = legacy.shifting_codec(survey.head) if b"\x1b" in survey.head else None
+    has_shifts = any(mark in survey.head for mark in legacy.SHIFT_MARKS)
+    shifting = legacy.shifting_codec(survey.head) if has_shifts else None
     num_controls = survey.num_controls - (survey.num_shifts if shifting else 0)
     if num_controls > MAX_CONTROL_SHARE * survey.num_bytes:
         wide = _wide_codec(survey)
@@ -145,13 +159,16 @@ def _choose(survey: _Survey, blocks: Blocks, declared: str | None) -> Encoding |
     if declared and declared != "utf-8" and _fits(sample, declared):
         codec = _best_fitting(legacy.family(declared), blocks)
         return Encoding(codec)
-    guess = legacy.guess(sample)
-    return Encoding(_best_fitting(guess.codecs, blocks), is_certain=guess.is_certain)
+    guessed = guess(sample)
+    if guessed is None:
+        return None
+    return Encoding(_best_fitting(guessed.codecs, blocks), is_certain=guessed.is_certain)
 
 
 def _line_codec(survey: _Survey) -> str | None:
     lines = [line for line in survey.faulty_lines if is_foreign(line)]
-    return legacy.guess(b"".join(lines)).codecs[0] if lines else None
+    guessed = guess(b"".join(lines)) if lines else None
+    return guessed.codecs[0] if guessed else None
 
 
 def is_foreign(line: bytes) -> bool:
@@ -173,8 +190,6 @@ def _wide_codec(survey: _Survey) -> str | None:
         return None
     best, best_score = None, 0.0
     for codec in _WIDE_CODECS:
-        if survey.num_bytes % (4 if "32" in codec else 2):
-            continue
         try:
             text = codecs.getincrementaldecoder(codec)().decode(head)
         except UnicodeDecodeError:
@@ -243,11 +258,11 @@ def whole_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
     """Cut blocks at line ends instead, or between characters of UTF-8 where a line is long."""
     rest = b""
     for block in blocks:
-        block = rest + block
-        end = block.rfind(b"\n") + 1 or _character_end(block)
-        rest = block[end:]
+        # only once more has come: the last block is a line, whatever it ends with
+        end = rest.rfind(b"\n") + 1 or _character_end(rest)
         if end:
-            yield block[:end]
+            yield rest[:end]
+        rest = rest[end:] + block
     if rest:
         yield rest
 
