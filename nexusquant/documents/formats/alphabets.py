@@ -12,8 +12,8 @@ from collections import Counter
 
 # the likelier one first: it is taken where two explain a text equally well
 CODECS = (
-    "cp1251 koi8-r cp866 koi8-u iso8859-5 mac-cyrillic cp855 cp1253 iso8859-7 mac-greek cp737 "
-    "cp1255 iso8859-8 cp1256 iso8859-6 cp874"
+    "cp1251 koi8-r cp1253 cp1255 cp1256 cp874 cp866 koi8-u iso8859-5 iso8859-7 iso8859-8 iso8859-6 "
+    "mac-cyrillic mac-greek cp855 cp737"
 ).split()
 # the most frequent letter first
 _BY_FREQUENCY = (
@@ -30,7 +30,7 @@ _DECAY = 0.92
 # of a text in its own encoding it is about -3.2, in another one below -6
 _MIN_SCORE = -4.5
 # taken off for each place in the list of encodings
-_RARITY = 0.03
+_RARITY = 0.02
 _LOG_SIGN = math.log(0.005)
 _LOG_STRANGE = math.log(0.0002)
 _LOG_CAPITAL = math.log(0.4)

@@ -1,6 +1,6 @@
-"""HTML to the text that a reader of the page sees.
+"""HTML to the text that a reader of the page sees, line by line.
 
-Knows tags and what browsers show of them. Must not know files or encodings.
+Knows what browsers show of each tag. Must not know files or encodings.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from lxml import etree
+from nexusquant.documents.formats.html_parser import TagParser
 
-# what is in them is for the machine
+# what is in them is for the machine, or shown in place of something else
 _HIDDEN = frozenset(
-    "script style template noframes noembed iframe object applet audio video canvas "
+    "script style template noscript noframes noembed iframe object applet audio video canvas "
     "map datalist annotation annotation-xml".split()
 )
 _BLOCKS = frozenset(
@@ -22,85 +22,53 @@ _BLOCKS = frozenset(
 )
 _PARAGRAPHS = frozenset("blockquote dl h1 h2 h3 h4 h5 h6 ol p pre table title ul".split())
 _CELLS = frozenset(("td", "th"))
-_PRE = frozenset(("pre", "textarea"))
+_PRE = frozenset(("pre", "textarea", "listing", "xmp"))
 _BLANKS = re.compile("[ \t\n\r\f\xa0]+")
-_IS_HIDDEN_STYLE = re.compile(r"display\s{0,9}:\s{0,9}none|visibility\s{0,9}:\s{0,9}hidden", re.I)
-_FEED_CHARACTERS = 1 << 16
+_IS_HIDDEN_STYLE = re.compile(
+    r"display\s{0,9}:\s{0,9}none|visibility\s{0,9}:\s{0,9}hidden"
+    r"|(?:font-size|opacity)\s{0,9}:\s{0,9}0(?:\.0{1,9})?(?:px|pt|em|rem|%)?\s{0,9}(?:;|!|$)",
+    re.IGNORECASE,
+)
+_BOXES = frozenset(("checkbox", "radio"))
+_UNSEEN_INPUTS = frozenset(("hidden", "password", "file", "image", "color", "range", *_BOXES))
+# so that what a long page says is handed on as it comes
+_FEED_CHARACTERS = 1 << 20
 
 
-class _Target:
-    """Receives the parser's events and writes the text line by line."""
+class _Writer:
+    """Writes text as lines: blanks become one, as browsers do it."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
         self._line: list[str] = []
-        # how deep inside something that is not shown, and inside preformatted text
-        self._hidden_depth = 0
-        self._pre_depth = 0
         self._num_empty = 2
         self._has_blank = True
 
-    def start(self, tag: str, attributes: dict[str, str]) -> None:
-        if self._hidden_depth or tag in _HIDDEN or _is_hidden(attributes):
-            self._hidden_depth += 1
-            return
-        if tag in _CELLS:
-            self._separate_cell()
-        elif tag in _BLOCKS:
-            self._end_line(is_paragraph=tag in _PARAGRAPHS)
-        if tag == "li":
-            self._write("- ")
-            self._has_blank = True
-        self._pre_depth += tag in _PRE
-
-    def end(self, tag: str) -> None:
-        if self._hidden_depth:
-            self._hidden_depth -= 1
-            return
-        self._pre_depth = max(0, self._pre_depth - (tag in _PRE))
-        if tag in _BLOCKS and tag != "br":
-            self._end_line(is_paragraph=tag in _PARAGRAPHS)
-
-    def data(self, text: str) -> None:
-        if self._hidden_depth:
-            return
-        if self._pre_depth:
-            first, *others = text.split("\n")
-            self._write(first)
-            for line in others:
-                self._end_line(is_kept=True)
-                self._write(line)
-            return
+    def write(self, text: str) -> None:
         text = _BLANKS.sub(" ", text)
         if self._has_blank:
             text = text.removeprefix(" ")
         if text:
-            self._write(text)
+            self._line.append(text)
             self._has_blank = text.endswith(" ")
 
-    def comment(self, text: str) -> None:
-        pass
+    def write_as_it_is(self, text: str) -> None:
+        first, *others = text.split("\n")
+        self._line.append(first)
+        for line in others:
+            self.end_line(is_kept=True)
+            self._line.append(line)
 
-    def pi(self, target: str, data: str | None = None) -> None:
-        pass
+    def mark_item(self) -> None:
+        self._line.append("- ")
+        self._has_blank = True
 
-    def doctype(self, name: str, public: str | None, system: str | None) -> None:
-        pass
-
-    def close(self) -> None:
-        self._end_line()
-
-    def _write(self, text: str) -> None:
-        if text:
-            self._line.append(text)
-            self._has_blank = False
-
-    def _separate_cell(self) -> None:
+    def separate_cell(self) -> None:
         if self._line:
             self._line = ["".join(self._line).rstrip(), "\t"]
         self._has_blank = True
 
-    def _end_line(self, *, is_paragraph: bool = False, is_kept: bool = False) -> None:
+    def end_line(self, *, is_paragraph: bool = False, is_kept: bool = False) -> None:
         line = "".join(self._line).rstrip()
         self._line.clear()
         self._has_blank = True
@@ -110,6 +78,59 @@ class _Target:
         if (is_kept and not line) or (is_paragraph and not self._num_empty):
             self.done.append("\n")
             self._num_empty += 1
+
+
+class _Page(TagParser):
+    """Takes tags and text, and hands on to the writer what is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.writer = _Writer()
+        # how many elements are open around the outermost one that is not shown
+        self._hidden_from: int | None = None
+        self._num_pre = 0
+
+    def opened(self, tag: str, attributes: dict[str, str], depth: int) -> None:
+        if self._hidden_from is not None:
+            return
+        if tag in _HIDDEN or _is_hidden(attributes):
+            self._hidden_from = depth
+            return
+        self._num_pre += tag in _PRE
+        if tag in _CELLS:
+            self.writer.separate_cell()
+        elif tag in _BLOCKS:
+            self.writer.end_line(is_paragraph=tag in _PARAGRAPHS)
+        if tag == "li":
+            self.writer.mark_item()
+        elif tag == "input":
+            self._write_input(attributes)
+        elif tag == "option" and "selected" in attributes:
+            self.writer.write("[x] ")
+
+    def closed(self, tag: str, depth: int) -> None:
+        if self._hidden_from is not None:
+            if depth <= self._hidden_from:
+                self._hidden_from = None
+            return
+        self._num_pre = max(0, self._num_pre - (tag in _PRE))
+        if tag in _BLOCKS:
+            self.writer.end_line(is_paragraph=tag in _PARAGRAPHS)
+
+    def handle_data(self, data: str) -> None:
+        if self._hidden_from is not None:
+            return
+        if self._num_pre:
+            self.writer.write_as_it_is(data)
+        else:
+            self.writer.write(data)
+
+    def _write_input(self, attributes: dict[str, str]) -> None:
+        kind = attributes.get("type", "text").lower()
+        if kind in _BOXES:
+            self.writer.write("[x] " if "checked" in attributes else "[ ] ")
+        elif kind not in _UNSEEN_INPUTS:
+            self.writer.write(f" {attributes.get('value', '')} ")
 
 
 def _is_hidden(attributes: dict[str, str]) -> bool:
@@ -124,24 +145,17 @@ def html_text(pieces: Iterable[str]) -> Iterator[str]:
     Args:
         pieces: The markup, decoded.
     """
-    target = _Target()
-    parser = etree.HTMLParser(target=target, huge_tree=True)
-    has_markup = False
-    try:
-        for piece in pieces:
-            for start in range(0, len(piece), _FEED_CHARACTERS):
-                has_markup = True
-                parser.feed(piece[start : start + _FEED_CHARACTERS].replace("\0", "\ufffd"))
-                yield _taken(target)
-        if has_markup:
-            parser.close()
-    except etree.LxmlError:
-        # nothing that could be parsed, such as a comment alone
-        target.close()
-    yield _taken(target)
+    page = _Page()
+    for piece in pieces:
+        for start in range(0, len(piece), _FEED_CHARACTERS):
+            page.feed(piece[start : start + _FEED_CHARACTERS])
+            yield _taken(page.writer)
+    page.close()
+    page.writer.end_line()
+    yield _taken(page.writer)
 
 
-def _taken(target: _Target) -> str:
-    text = "".join(target.done)
-    target.done.clear()
+def _taken(writer: _Writer) -> str:
+    text = "".join(writer.done)
+    writer.done.clear()
     return text
