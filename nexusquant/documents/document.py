@@ -15,10 +15,18 @@ class PasswordError(DocumentError):
 
 @dataclass(frozen=True)
 class Page:
-    """One page: its number, counted from 1 as a PDF reader does, and its text."""
+    """One page of a document.
+
+    Args:
+        number: Counted from 1, as a PDF reader does.
+        text: What it says.
+        first_line: The line of the file, counted from 1, in which the page begins; None if the
+            file has no lines, as PDFs, or others than the text, as web pages.
+    """
 
     number: int
     text: str
+    first_line: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,38 +1,33 @@
-"""Files to documents: finds out what a file is and calls the right reader.
+"""Files to documents: finds out what a file is and lets the right reader read it.
 
-Knows text encodings and how text is cut into pages. Must not know the engine or PDFium.
+Knows which files may be opened, and what readers say. Must not know the engine, PDFium or how
+any format is read.
 """
 
 from __future__ import annotations
 
-import codecs
 import hashlib
-import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from nexusquant.documents.document import Document, Page
+from nexusquant.documents.formats.signatures import is_pdf
 from nexusquant.documents.pdf import read_pdf
 from nexusquant.documents.worker import Reading, Turns
 from nexusquant.errors import DocumentError
 
 _MAX_BYTES = 200_000_000
-_PAGE_CHARACTERS = 3_000
 # readers accept a PDF that has some bytes in front of its mark
 _HEAD_BYTES = 1024
 _PLAIN_TEXT_SUFFIXES = frozenset({"", ".txt", ".text", ".log", ".csv", ".tsv", ".rst", ".tex"})
 _MARKDOWN_SUFFIXES = frozenset({".md", ".markdown", ".mdx"})
-_OTHER_FORMATS = (
-    (b"PK\x03\x04", "is a zip archive, such as a Word, EPUB or spreadsheet file"),
-    (b"\xd0\xcf\x11\xe0", "is an old Office file"),
-    (b"\x89PNG", "is a picture"),
-    (b"\xff\xd8\xff", "is a picture"),
-    (b"{\\rtf", "is a rich-text file"),
+# what is read as text, and not as the source that it is
+_RENDERED_SUFFIXES = frozenset(
+    {".html", ".htm", ".xhtml", ".xht", ".shtml", ".eml", ".mht", ".mhtml"}
 )
-_CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
-_MAX_CONTROL_SHARE = 0.01
+_READER = "nexusquant.documents.formats.reader"
 
 
 class FileReader:
@@ -52,7 +47,7 @@ class FileReader:
         is_wanted: Callable[[], bool] | None = None,
         name: str | None = None,
     ) -> Document:
-        """Read a PDF, text, Markdown or source file as pages.
+        """Read a PDF, text, Markdown or source file, a web page, mail or notebook as pages.
 
         Pages of a PDF are its own, counted from 1. Other files are cut at line ends into pages of
         about 3,000 characters; put together, those are the whole text.
@@ -74,11 +69,9 @@ class FileReader:
         inspected = _inspect(path, name)
         reading = Reading(inspected.num_bytes, is_wanted)
         with self._turns.take(reading.check_wanted):
-            if b"%PDF-" in inspected.head:
+            if is_pdf(inspected.head, Path(name).suffix.lower()):
                 return read_pdf(path, name, inspected.sha256, password, reading)
-            text = _read_text(path, name, inspected.head)
-        pages = tuple(Page(number, part) for number, part in enumerate(_cut(text), start=1))
-        return Document(name, _text_kind(Path(name)), pages, inspected.sha256)
+            return _read_text(path, name, inspected.sha256, reading)
 
 
 def extract(path: Path, *, password: str | None = None) -> Document:
@@ -125,53 +118,18 @@ def _text_kind(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix in _MARKDOWN_SUFFIXES:
         return "markdown"
-    return "text" if suffix in _PLAIN_TEXT_SUFFIXES else "code"
+    is_text = suffix in _PLAIN_TEXT_SUFFIXES or suffix in _RENDERED_SUFFIXES
+    return "text" if is_text else "code"
 
 
-def _read_text(path: Path, name: str, head: bytes) -> str:
-    if name.lower().endswith(".pdf"):
-        raise DocumentError(
-            f"{name} is called a PDF but is none. Check that it was downloaded completely."
-        )
-    for mark, what in _OTHER_FORMATS:
-        if head.startswith(mark):
-            raise DocumentError(
-                f"{name} {what}, which cannot be read yet. Save it as PDF or plain text."
-            )
-    text = _decode(path.read_bytes())
-    if text is None or len(_CONTROL.findall(text)) > _MAX_CONTROL_SHARE * len(text):
-        raise DocumentError(
-            f"{name} is not a text file. PDF, text, Markdown and source files can be opened."
-        )
-    if not text.strip():
-        raise DocumentError(f"{name} is empty: it holds nothing but blanks.")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _decode(data: bytes) -> str | None:
-    """Decode as UTF-8, UTF-16 (by its mark) or cp1252; None if it is no text."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encodings = ["utf-16"]
-    elif b"\x00" in data:
-        return None
-    else:
-        encodings = ["utf-8-sig", "cp1252"]
-    for encoding in encodings:
-        try:
-            text = data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        return None if "\x00" in text else text
-    return None
-
-
-def _cut(text: str) -> Iterator[str]:
-    """Cut into pages at line ends; a line longer than a page is cut at a blank, if it has one."""
-    start = 0
-    while len(text) - start > _PAGE_CHARACTERS:
-        limit = start + _PAGE_CHARACTERS
-        end = text.rfind("\n", start, limit) + 1 or text.rfind(" ", start, limit) + 1 or limit
-        yield text[start:end]
-        start = end
-    if start < len(text):
-        yield text[start:]
+def _read_text(path: Path, name: str, sha256: str, reading: Reading) -> Document:
+    pages: list[Page] = []
+    notes: tuple[str, ...] = ()
+    for message in reading.messages(_READER, {"path": str(path), "name": name}):
+        text, line = message.get("text"), message.get("first_line")
+        if isinstance(text, str):
+            first_line = line if isinstance(line, int) else None
+            pages.append(Page(len(pages) + 1, text, first_line))
+        elif isinstance(message.get("notes"), list):
+            notes = tuple(map(str, message["notes"]))
+    return Document(name, _text_kind(Path(name)), tuple(pages), sha256, notes=notes)

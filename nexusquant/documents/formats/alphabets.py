@@ -11,10 +11,24 @@ import re
 from collections import Counter
 
 # the likelier one first: it is taken where two explain a text equally well
-CODECS = (
-    "cp1251 koi8-r cp1253 cp1255 cp1256 cp874 cp866 koi8-u iso8859-5 iso8859-7 iso8859-8 iso8859-6 "
-    "mac-cyrillic mac-greek cp855 cp737"
-).split()
+CODECS = [
+    "cp1251",
+    "koi8-r",
+    "cp1253",
+    "cp1255",
+    "cp1256",
+    "cp874",
+    "cp866",
+    "koi8-u",
+    "iso8859-5",
+    "iso8859-7",
+    "iso8859-8",
+    "iso8859-6",
+    "mac-cyrillic",
+    "mac-greek",
+    "cp855",
+    "cp737",
+]
 # the most frequent letter first
 _BY_FREQUENCY = (
     "оеаинтсрвлкмдпуяыьгзбчйхжшюцщэфёъ",  # Russian

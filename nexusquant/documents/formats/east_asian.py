@@ -49,9 +49,7 @@ def _row(character: str, codec: str) -> int:
 
 
 def _is_common_japanese(character: str) -> bool:
-    return (
-        _is_kana(character) or character in _STOPS or 0xB0 <= _row(character, "euc_jp") < 0xD0
-    )
+    return _is_kana(character) or character in _STOPS or 0xB0 <= _row(character, "euc_jp") < 0xD0
 
 
 def _is_common_simplified(character: str) -> bool:

@@ -31,7 +31,9 @@ _CONTROLS = bytes([*range(9), *range(14, 27), *range(28, 32), 127])
 _SHIFTS = bytes([14, 15])
 _NOT_LEADS = bytes(range(0xC2))
 _HIGH_BESIDE_LETTER = re.compile(rb"[A-Za-z][\x80-\xff]|[\x80-\xff][A-Za-z]")
-_NO_LETTERS = bytes(byte for byte in range(256) if not (byte == 32 or chr(byte).isalpha() and byte < 128))
+_NO_LETTERS = bytes(
+    byte for byte in range(256) if not (byte == 32 or (chr(byte).isalpha() and byte < 128))
+)
 # more of the bytes than that are never ASCII letters where a character has two
 _MAX_LETTER_SHARE = 0.7
 MAX_CONTROL_SHARE = 0.01

@@ -18,9 +18,21 @@ from nexusquant.documents.formats.alphabets import guess_alphabet
 from nexusquant.documents.formats.east_asian import guess_east_asian
 from nexusquant.documents.formats.latin import guess_latin
 
-_EAST_ASIAN = (
-    "gb18030 gbk big5 cp950 big5hkscs cp932 shift_jis shift_jis_2004 euc_jp euc_jis_2004 euc_kr cp949 johab"
-).split()
+_EAST_ASIAN = [
+    "gb18030",
+    "gbk",
+    "big5",
+    "cp950",
+    "big5hkscs",
+    "cp932",
+    "shift_jis",
+    "shift_jis_2004",
+    "euc_jp",
+    "euc_jis_2004",
+    "euc_kr",
+    "cp949",
+    "johab",
+]
 _CANDIDATES = [*(codec.replace("-", "_") for codec in ALPHABET_CODECS), *_EAST_ASIAN, "cp1258"]
 _HIGH_RUN = re.compile(rb"[\x80-\xff]+")
 _SAMPLE_BYTES = 60_000
@@ -84,11 +96,10 @@ def _is_sparse(data: bytes, runs: list[bytes]) -> bool:
 
 def _detected(data: bytes) -> str | None:
     """Ask the library which letters these are, then ask who knows those; a sample may end
-    within a character."""
+    within a character.
+    """
     for _ in range(_MAX_TRIM + 1):
-        best = from_bytes(
-            data, cp_isolation=_CANDIDATES, enable_fallback=False
-        ).best()
+        best = from_bytes(data, cp_isolation=_CANDIDATES, enable_fallback=False).best()
         if best is not None:
             return _refined(data, legacy.known_codec(best.encoding))
         if not data or data[-1] < _FIRST_TRAIL:

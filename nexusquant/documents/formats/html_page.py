@@ -12,15 +12,95 @@ from nexusquant.documents.formats.html_parser import TagParser
 
 # what is in them is for the machine, or shown in place of something else
 _HIDDEN = frozenset(
-    "script style template noscript noframes noembed iframe object applet audio video canvas "
-    "map datalist annotation annotation-xml".split()
+    [
+        "script",
+        "style",
+        "template",
+        "noscript",
+        "noframes",
+        "noembed",
+        "iframe",
+        "object",
+        "applet",
+        "audio",
+        "video",
+        "canvas",
+        "map",
+        "datalist",
+        "annotation",
+        "annotation-xml",
+    ]
 )
 _BLOCKS = frozenset(
-    "address article aside blockquote body br caption center dd details dialog div dl dt fieldset "
-    "figcaption figure footer form h1 h2 h3 h4 h5 h6 header hr html legend li main menu nav ol "
-    "option p pre section select summary table tbody textarea tfoot thead title tr ul".split()
+    [
+        "address",
+        "article",
+        "aside",
+        "blockquote",
+        "body",
+        "br",
+        "caption",
+        "center",
+        "dd",
+        "details",
+        "dialog",
+        "div",
+        "dl",
+        "dt",
+        "fieldset",
+        "figcaption",
+        "figure",
+        "footer",
+        "form",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "header",
+        "hr",
+        "html",
+        "legend",
+        "li",
+        "main",
+        "menu",
+        "nav",
+        "ol",
+        "option",
+        "p",
+        "pre",
+        "section",
+        "select",
+        "summary",
+        "table",
+        "tbody",
+        "textarea",
+        "tfoot",
+        "thead",
+        "title",
+        "tr",
+        "ul",
+    ]
 )
-_PARAGRAPHS = frozenset("blockquote dl h1 h2 h3 h4 h5 h6 ol p pre table title ul".split())
+_PARAGRAPHS = frozenset(
+    [
+        "blockquote",
+        "dl",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "ol",
+        "p",
+        "pre",
+        "table",
+        "title",
+        "ul",
+    ]
+)
 _CELLS = frozenset(("td", "th"))
 _PRE = frozenset(("pre", "textarea", "listing", "xmp"))
 _BLANKS = re.compile("[ \t\n\r\f\xa0]+")

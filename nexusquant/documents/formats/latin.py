@@ -11,10 +11,28 @@ from collections import Counter
 from dataclasses import dataclass
 
 # the likelier one first: it is taken where two explain a text equally well
-CODECS = (
-    "cp1252 cp1250 cp1254 cp1257 iso8859-15 iso8859-2 iso8859-16 iso8859-13 iso8859-4 iso8859-3 "
-    "mac-roman cp850 cp437 cp852 cp865 cp857 cp775 mac-latin2 mac-turkish mac-iceland"
-).split()
+CODECS = [
+    "cp1252",
+    "cp1250",
+    "cp1254",
+    "cp1257",
+    "iso8859-15",
+    "iso8859-2",
+    "iso8859-16",
+    "iso8859-13",
+    "iso8859-4",
+    "iso8859-3",
+    "mac-roman",
+    "cp850",
+    "cp437",
+    "cp852",
+    "cp865",
+    "cp857",
+    "cp775",
+    "mac-latin2",
+    "mac-turkish",
+    "mac-iceland",
+]
 
 _ALPHABETS = (
     "äöüß",  # German
