@@ -37,6 +37,8 @@ _NO_LETTERS = bytes(
 # more of the bytes than that are never ASCII letters where a character has two
 _MAX_LETTER_SHARE = 0.7
 MAX_CONTROL_SHARE = 0.01
+# blanks, stops and line ends, in any text of some length
+_MIN_USUAL_SHARE = 0.01
 # in other encodings whole lines rarely look like UTF-8; a few lines may be in another one
 _MIN_PURE_PER_BAD = 0.4
 _HEAD_BYTES = 1 << 16
@@ -212,7 +214,7 @@ def _usualness(text: str) -> float:
         return 0.0
     num_usual = sum(map(_is_usual, text))
     num_asian = sum("\u4e00" <= c < "\ua000" or "\uac00" <= c < "\ud7a4" for c in text)
-    if num_asian and not num_usual:
+    if num_usual < _MIN_USUAL_SHARE * len(text) or (num_asian and not num_usual):
         return 0.0
     num_alphabets = len({ord(c) >> 8 for c in text})
     return 1 + (num_usual + num_asian / 4 - num_alphabets) / len(text)

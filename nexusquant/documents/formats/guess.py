@@ -37,6 +37,8 @@ _CANDIDATES = [*(codec.replace("-", "_") for codec in ALPHABET_CODECS), *_EAST_A
 _HIGH_RUN = re.compile(rb"[\x80-\xff]+")
 _SAMPLE_BYTES = 60_000
 _FEW_BYTES = 8
+# a long text has many different letters; a block of nothing has not
+_LONG, _FEW_KINDS = 200, 6
 # a price or an angle; not even one letter of two bytes
 _FEW_SIGNS = 3
 _MIN_LEAD = 0.05
@@ -69,6 +71,8 @@ def guess(data: bytes) -> Guess | None:
         None if they are in no encoding that is known.
     """
     data = data[:_SAMPLE_BYTES]
+    if len(data) > _LONG and len(set(data)) < _FEW_KINDS:
+        return None
     runs = _HIGH_RUN.findall(data)
     has_clues = sum(map(len, runs)) >= _FEW_BYTES
     if _looks_latin(data, runs):
@@ -95,9 +99,8 @@ def _is_sparse(data: bytes, runs: list[bytes]) -> bool:
 
 
 def _detected(data: bytes) -> str | None:
-    """Ask the library which letters these are, then ask who knows those; a sample may end
-    within a character.
-    """
+    """Ask the library which letters these are, then ask who knows those."""
+    # a sample may end within a character
     for _ in range(_MAX_TRIM + 1):
         best = from_bytes(data, cp_isolation=_CANDIDATES, enable_fallback=False).best()
         if best is not None:
