@@ -60,9 +60,7 @@ SAMPLES: dict[str, str] = {
         "hely bőven van.\n"
     ),
     "Romanian": (
-        "Moara stă lângă canal, iar proprietarul ei are șaizeci și trei de ani.\n".replace(
-            "ș", "ş"
-        )
+        "Moara stă lângă canal, iar proprietarul ei are șaizeci și trei de ani.\n".replace("ș", "ş")
         + "În fiecare toamnă, ţăranii aduc aici grâul, iar făina este trimisă apoi în oraş.\n"
         "Inundaţia de anul trecut a stricat roata; reparaţia a costat mai mult decât se "
         "aştepta.\nDe luna viitoare, miercurea, vor veni copiii de la şcoală, vă rugăm să "

@@ -101,13 +101,12 @@ def _is_sparse(data: bytes, runs: list[bytes]) -> bool:
 def _detected(data: bytes) -> str | None:
     """Ask the library which letters these are, then ask who knows those."""
     # a sample may end within a character
-    for _ in range(_MAX_TRIM + 1):
-        best = from_bytes(data, cp_isolation=_CANDIDATES, enable_fallback=False).best()
-        if best is not None:
-            return _refined(data, legacy.known_codec(best.encoding))
-        if not data or data[-1] < _FIRST_TRAIL:
+    for end in range(len(data), max(0, len(data) - _MAX_TRIM - 1), -1):
+        best = from_bytes(data[:end], cp_isolation=_CANDIDATES, enable_fallback=False).best()
+        if best is not None and best.encoding in _CANDIDATES:
+            return _refined(data[:end], legacy.known_codec(best.encoding))
+        if data[end - 1] < _FIRST_TRAIL:
             return None
-        data = data[:-1]
     return None
 
 
