@@ -72,15 +72,19 @@ def _pages(pieces: Iterable[Piece], name: str, has_file_lines: bool) -> Iterator
     for page in cut(pieces):
         is_blank = is_blank and not page.text.strip()
         yield {
-            "text": _without_half_characters(page.text),
+            "text": _without_broken_characters(page.text),
             "first_line": page.first_line if has_file_lines else None,
         }
     if is_blank:
         raise DocumentError(f"{name} is empty: it holds nothing but blanks.")
 
 
-def _without_half_characters(text: str) -> str:
-    """Put together characters that were written as two halves; one half becomes U+FFFD."""
+def _without_broken_characters(text: str) -> str:
+    """Put together characters that were written as two halves; one half, or zero, becomes U+FFFD.
+
+    Notebooks and mails can spell them.
+    """
+    text = text.replace("\0", "\ufffd")
     try:
         text.encode()
     except UnicodeEncodeError:
