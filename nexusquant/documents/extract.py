@@ -25,7 +25,7 @@ _PLAIN_TEXT_SUFFIXES = frozenset({"", ".txt", ".text", ".log", ".csv", ".tsv", "
 _MARKDOWN_SUFFIXES = frozenset({".md", ".markdown", ".mdx"})
 # what is read as text, and not as the source that it is
 _RENDERED_SUFFIXES = frozenset(
-    {".html", ".htm", ".xhtml", ".xht", ".shtml", ".eml", ".mht", ".mhtml"}
+    {".html", ".htm", ".xhtml", ".xht", ".shtml", ".eml", ".mht", ".mhtml", ".doc", ".xls"}
 )
 _READER = "nexusquant.documents.formats.reader"
 

@@ -29,6 +29,7 @@ _MARKS = (
 _WIDE_CODECS = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
 _CONTROLS = bytes([*range(9), *range(14, 27), *range(28, 32), 127])
 _SHIFTS = bytes([14, 15])
+_HIGH = re.compile(rb"[\x80-\xff]")
 _NOT_LEADS = bytes(range(0xC2))
 _HIGH_BESIDE_LETTER = re.compile(rb"[A-Za-z][\x80-\xff]|[\x80-\xff][A-Za-z]")
 _NO_LETTERS = bytes(
@@ -43,6 +44,8 @@ _MIN_USUAL_SHARE = 0.01
 _MIN_PURE_PER_BAD = 0.4
 _HEAD_BYTES = 1 << 16
 _SAMPLE_BYTES = 100_000
+# of a long line, what stands in front of its first byte above 127
+_LEAD_BYTES = 200
 # blocks whose lines are looked at one by one: where all are faulty, a few tell enough
 _MAX_FAULTY_BLOCKS = 4
 
@@ -85,7 +88,7 @@ class _Survey:
             return
         try:
             block.decode("utf-8")
-        except UnicodeDecodeError:
+        except UnicodeError:
             self._add_faulty(block)
         else:
             self._add_good(len(block.translate(None, _NOT_LEADS)))
@@ -104,7 +107,9 @@ class _Survey:
             self.num_bad += num_bad
             self.num_good += num_good
             if self._num_sampled < _SAMPLE_BYTES:
-                self.faulty_lines.append(line[: _SAMPLE_BYTES - self._num_sampled])
+                found = _HIGH.search(line)
+                first = max(0, found.start() - _LEAD_BYTES) if found else 0
+                self.faulty_lines.append(line[first:][: _SAMPLE_BYTES - self._num_sampled])
                 self._num_sampled += len(self.faulty_lines[-1])
 
     def _add_good(self, num_characters: int) -> None:
@@ -196,7 +201,7 @@ def _wide_codec(survey: _Survey) -> str | None:
     for codec in _WIDE_CODECS:
         try:
             text = codecs.getincrementaldecoder(codec)().decode(head)
-        except UnicodeDecodeError:
+        except UnicodeError:
             continue
         score = _usualness(text)
         if score > best_score:
@@ -239,7 +244,7 @@ def _fits(sample: bytes, codec: str) -> bool:
     decoder = codecs.getincrementaldecoder(legacy.family(codec)[-1])()
     try:
         decoder.decode(sample)
-    except UnicodeDecodeError:
+    except UnicodeError:
         return False
     return True
 
@@ -252,7 +257,7 @@ def _best_fitting(candidates: tuple[str, ...], blocks: Blocks) -> str:
             for block in blocks():
                 decoder.decode(block)
             decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
+        except UnicodeError:
             continue
         return codec
     return candidates[-1]

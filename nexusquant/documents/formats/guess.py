@@ -90,7 +90,7 @@ def _looks_latin(data: bytes, runs: list[bytes]) -> bool:
     num_high = sum(map(len, runs))
     num_alone = sum(len(run) for run in runs if len(run) <= 2)
     num_ascii = len(re.findall(rb"[A-Za-z]", data))
-    is_sign = num_high <= _FEW_SIGNS and max(map(len, runs)) == 1
+    is_sign = num_high <= _FEW_SIGNS and max(map(len, runs), default=1) == 1
     return is_sign or (num_alone >= 0.7 * num_high and num_ascii >= num_high)
 
 

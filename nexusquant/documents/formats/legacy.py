@@ -148,7 +148,7 @@ def shifting_codec(data: bytes) -> str | None:
         if mark.search(data):
             try:
                 codecs.getincrementaldecoder(codec)().decode(data)
-            except UnicodeDecodeError:
+            except UnicodeError:
                 continue
             return codec
     return None
