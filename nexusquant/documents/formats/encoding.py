@@ -41,7 +41,9 @@ MAX_CONTROL_SHARE = 0.01
 # blanks, stops and line ends, in any text of some length
 _MIN_USUAL_SHARE = 0.01
 # in other encodings whole lines rarely look like UTF-8; a few lines may be in another one
-_MIN_PURE_PER_BAD = 0.4
+_MIN_PURE_PER_BAD = 0.2
+# a line of a text in UTF-8 that is not
+_MANY_FAULTS, _MAX_GOOD_SHARE = 4, 0.3
 _HEAD_BYTES = 1 << 16
 _SAMPLE_BYTES = 100_000
 # of a long line, what stands in front of its first byte above 127
@@ -183,13 +185,13 @@ def _line_codec(survey: _Survey) -> str | None:
 def is_foreign(line: bytes) -> bool:
     """Tell whether a faulty line was written in another encoding than UTF-8.
 
-    It then has no letter in UTF-8, and bytes above 127 beside letters; a byte that stands alone
-    is a fault.
+    It then has no letter in UTF-8, and bytes above 127 beside letters, or next to nothing but
+    bytes that cannot be UTF-8; a byte that stands alone is a fault.
     """
-    if not _HIGH_BESIDE_LETTER.search(line):
-        return False
     num_bad, num_good = _count_faults(line)
-    return num_bad > 0 and num_good == 0
+    if num_good == 0 and num_bad and _HIGH_BESIDE_LETTER.search(line):
+        return True
+    return num_bad >= _MANY_FAULTS and num_good <= _MAX_GOOD_SHARE * num_bad
 
 
 def _wide_codec(survey: _Survey) -> str | None:

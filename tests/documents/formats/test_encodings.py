@@ -140,3 +140,19 @@ def test_any_bytes_are_a_text_or_none(data: bytes) -> None:
 def test_text_that_only_looks_shifted_stays_as_it_is() -> None:
     for source in ["+ADw-script+AD4-", "awk '{print ~{1}~}'", "+2AA-", "a ~{ b ~} c"]:
         assert decode(source.encode())[0] == source
+
+
+@pytest.mark.parametrize(
+    ("line", "codec"),
+    [
+        ("Die Prüfung der Höhe ist für morgen.\n", "cp1252"),
+        ("作坊在河边，主人已经六十五岁了\n", "gbk"),
+        ("ошибка чтения файла\n", "cp1251"),
+    ],
+)
+@pytest.mark.parametrize("every", [2, 4, 20])
+def test_lines_in_two_encodings_are_read_each_in_its_own(line, codec, every) -> None:
+    parts = [line.encode("utf-8" if number % every else codec) for number in range(60)]
+    text, notes = decode(b"".join(parts))
+    assert text == line * 60
+    assert "lines were read as" in notes[0]
