@@ -15,10 +15,18 @@ class PasswordError(DocumentError):
 
 @dataclass(frozen=True)
 class Page:
-    """One page: its number, counted from 1 as a PDF reader does, and its text."""
+    """One page of a document.
+
+    Args:
+        number: Counted from 1, as a PDF reader does.
+        text: What it says.
+        first_line: The line of the file, counted from 1, in which the page begins; None if the
+            file has no lines, as PDFs, or others than the text, as web pages.
+    """
 
     number: int
     text: str
+    first_line: int | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,8 @@ class Document:
         sha256: Of the file, in hex.
         empty_pages: Numbers of pages that show something but hold no text, as scans do.
         broken_pages: Numbers of pages that could not be read.
+        notes: Sentences for the user on what could not be read, or may be read wrongly; empty if
+            all is well.
     """
 
     name: str
@@ -40,22 +50,23 @@ class Document:
     sha256: str
     empty_pages: tuple[int, ...] = ()
     broken_pages: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Sentences on what could not be read, for showing; empty if all was read."""
-        notes = []
-        if self.empty_pages:
-            notes.append(
-                f"{_subject(self.empty_pages)} no text, only pictures (a scan?), and will be "
-                "missing from the answers. The rest was read."
-            )
-        if self.broken_pages:
-            notes.append(
-                f"{_subject(self.broken_pages)} errors in the file and could not be read; "
-                "the rest was read. Saving the PDF anew from another reader often repairs it."
-            )
-        return tuple(notes)
+
+def page_notes(empty_pages: Sequence[int], broken_pages: Sequence[int]) -> tuple[str, ...]:
+    """Say in sentences which pages hold no text and which could not be read."""
+    notes = []
+    if empty_pages:
+        notes.append(
+            f"{_subject(empty_pages)} no text, only pictures (a scan?), and will be "
+            "missing from the answers. The rest was read."
+        )
+    if broken_pages:
+        notes.append(
+            f"{_subject(broken_pages)} errors in the file and could not be read; "
+            "the rest was read. Saving the PDF anew from another reader often repairs it."
+        )
+    return tuple(notes)
 
 
 def _subject(numbers: Sequence[int]) -> str:

@@ -10,6 +10,8 @@ _PADDING = bytes.fromhex("28bf4e5e4e758a4164004e56fffa01082e2e00b6d0683e802f0ca9
 _FILE_ID = b"0123456789abcdef"
 _PERMISSIONS = -4
 
+# an object: its text, or the entries and the bytes of a stream
+Body = str | tuple[str, bytes]
 # text at (x, y) in points, at size 10
 Placed = tuple[float, float, str]
 
@@ -21,7 +23,7 @@ def text_page(lines: Sequence[str]) -> bytes:
 
 def placed_page(items: Sequence[Placed]) -> bytes:
     """Pieces of text, each an object of its own, in the order given."""
-    parts = [f"BT /F1 10 Tf {x} {y} Td ({_escaped(text)}) Tj ET" for x, y, text in items]
+    parts = [f"BT /F1 10 Tf {x} {y} Td ({escaped(text)}) Tj ET" for x, y, text in items]
     return "\n".join(parts).encode("latin-1")
 
 
@@ -33,7 +35,7 @@ def scanned_page(stamp: str = "") -> bytes:
 
 def make_pdf(contents: Sequence[bytes | None]) -> bytes:
     """One page for each content stream; None makes a page whose object is missing."""
-    return _write(_objects(contents), trailer="")
+    return write_pdf(_objects(contents))
 
 
 def make_locked_pdf(contents: Sequence[bytes], password: str) -> bytes:
@@ -53,10 +55,7 @@ def make_locked_pdf(contents: Sequence[bytes], password: str) -> bytes:
         f"/ID [<{_FILE_ID.hex()}> <{_FILE_ID.hex()}>] /Encrypt << /Filter /Standard /V 1 /R 2 "
         f"/O <{owner.hex()}> /U <{user.hex()}> /P {_PERMISSIONS} >>"
     )
-    return _write(objects, trailer)
-
-
-Body = str | tuple[str, bytes]
+    return write_pdf(objects, trailer)
 
 
 def _objects(contents: Sequence[bytes | None]) -> dict[int, Body]:
@@ -84,7 +83,13 @@ def _objects(contents: Sequence[bytes | None]) -> dict[int, Body]:
     return dict(sorted(objects.items()))
 
 
-def _write(objects: dict[int, Body], trailer: str) -> bytes:
+def write_pdf(objects: dict[int, Body], trailer: str = "") -> bytes:
+    """Write numbered objects: a text is the object itself, a pair is (entries, bytes) of a stream.
+
+    Args:
+        objects: Number 1 is the catalogue.
+        trailer: Further entries of the trailer.
+    """
     file = bytearray(b"%PDF-1.4\n")
     offsets = {}
     for number, body in objects.items():
@@ -105,7 +110,8 @@ def _write(objects: dict[int, Body], trailer: str) -> bytes:
     return bytes(file)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Write a text as it stands between the brackets of a string."""
     return text.replace("\\", r"\\").replace("(", r"\(").replace(")", r"\)")
 
 

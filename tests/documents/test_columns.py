@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
-from nexusquant.documents.columns import Segment, column_text
+import pytest
+
+from nexusquant.documents.pdf.columns import column_rows, places
+from nexusquant.documents.pdf.layout import Segment
 
 ROWS = 12
+
+
+def column_text(segments: Sequence[Segment]) -> str | None:
+    """The rows as lines; None where the stored order stays."""
+    found = column_rows(segments)
+    return found and "\n".join(" ".join(piece.text for piece in row) for row in found[0])
 
 
 def segment(text: str, left: float, row: int, width: float = 220) -> Segment:
@@ -73,18 +83,36 @@ def test_a_table_of_contents_is_read_by_rows() -> None:
 
 def test_words_of_a_line_are_joined_from_left_to_right() -> None:
     stored = []
-    for left, right in zip(*columns(), strict=True):
-        row = [Segment("go", left.left + 120, left.bottom, left.right, left.top)]
-        row.append(Segment("words", left.left, left.bottom, left.left + 100, left.top))
-        stored += [*row, right]
+    for row, (left, right) in enumerate(zip(*columns(), strict=True)):
+        # gaps between words do not stand below each other, as those between columns do
+        middle = left.left + 60 + 30 * (row % 4)
+        row_pieces = [Segment("go", middle + 20, left.bottom, left.right, left.top)]
+        row_pieces.append(Segment("words", left.left, left.bottom, middle, left.top))
+        stored += [*row_pieces, right]
     assert column_text(stored).split("\n")[:2] == ["words go", "words go"]
 
 
-def test_a_word_cut_at_the_end_of_a_line_becomes_whole() -> None:
-    left, right = columns()
-    left[0] = segment("the inter-", 60, 0)
-    left[1] = segment("esting part", 60, 1)
-    assert column_text(row_by_row(left, right)).startswith("the interesting part\n")
+def grid(num_columns: int, width: float = 110) -> list[Segment]:
+    return [
+        segment(f"{column} {row}", 40 + (width + 20) * column, row, width)
+        for row in range(ROWS)
+        for column in range(num_columns)
+    ]
+
+
+@pytest.mark.parametrize("num_columns", [2, 3, 4])
+def test_any_number_of_columns_is_read_one_after_the_other(num_columns: int) -> None:
+    expected = [f"{column} {row}" for column in range(num_columns) for row in range(ROWS)]
+    assert column_text(grid(num_columns)) == "\n".join(expected)
+    assert len(places(column_rows(grid(num_columns))[1])) == num_columns - 1
+
+
+def test_columns_of_different_width_are_found() -> None:
+    stored = []
+    for row in range(ROWS):
+        stored += [segment(f"narrow {row}", 40, row, 120), segment(f"wide {row}", 180, row, 360)]
+    expected = [f"{side} {row}" for side in ("narrow", "wide") for row in range(ROWS)]
+    assert column_text(stored) == "\n".join(expected)
 
 
 def test_no_text_is_lost_or_doubled_in_any_stored_order() -> None:

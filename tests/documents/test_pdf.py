@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from pdf_files import make_locked_pdf, make_pdf, placed_page, scanned_page, text_page
 
-from nexusquant.documents import PasswordError, extract, pdf, pdf_worker
-from nexusquant.documents.pdf import tidy_text
+from nexusquant.documents import PasswordError, extract
+from nexusquant.documents.pdf import pages
+from nexusquant.documents.pdf.tidy import tidy_text
+from nexusquant.documents.worker import process
 from nexusquant.errors import DocumentError
 
 HELLO = text_page(["Hello (world) \\ one", "and a second line"])
@@ -23,13 +23,12 @@ def use_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, body: str) -> No
     script = tmp_path / "worker.py"
     head = (
         "import json, os, sys, time\n"
-        "first = json.loads(sys.stdin.readline())['first']\n"
+        "first = json.loads(sys.stdin.readline())['request']['first']\n"
         "def send(**message): print(json.dumps(message), flush=True)\n"
-        "def page(number): send(number=number, text=f'page {number}', segments=[], "
-        "is_picture=False)\n"
+        "def page(number): send(number=number, text=f'page {number}')\n"
     )
-    script.write_text(head + body)
-    monkeypatch.setattr(pdf, "_WORKER", script)
+    script.write_text(head + body + "\nsend(is_done=True)\n")
+    monkeypatch.setattr(process, "MAIN", script)
 
 
 def test_pages_are_numbered_from_one_in_the_order_of_the_file(save) -> None:
@@ -127,7 +126,7 @@ for number in range(first, 4):
     page(number)
 """
     use_worker(monkeypatch, tmp_path, body)
-    monkeypatch.setattr(pdf, "_MAX_SILENCE_S", 1.0)
+    monkeypatch.setattr(process, "_MAX_SILENCE_S", 1.0)
     document = extract(save("a.pdf", b"%PDF-"))
     assert document.broken_pages == (2,)
     assert document.pages[2].text == "page 3"
@@ -154,7 +153,8 @@ def test_a_worker_that_dies_at_once_means_a_broken_file(
 def test_reading_has_a_time_limit(save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     body = "send(num_pages=10**4)\nfor n in range(1, 10**4): page(n); time.sleep(0.1)"
     use_worker(monkeypatch, tmp_path, body)
-    monkeypatch.setattr(pdf, "_MAX_TOTAL_S", 1.0)
+    monkeypatch.setattr(process, "_START_S", 1.0)
+    monkeypatch.setattr(process, "_PER_PAGE_S", 0.0)
     with pytest.raises(DocumentError, match="was stopped"):
         extract(save("a.pdf", b"%PDF-"))
 
@@ -162,18 +162,9 @@ def test_reading_has_a_time_limit(save, tmp_path: Path, monkeypatch: pytest.Monk
 def test_more_pages_than_allowed_are_refused_and_not_cut(
     save, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pdf, "_MAX_PAGES", 2)
+    monkeypatch.setattr(pages, "_MAX_PAGES", 2)
     with pytest.raises(DocumentError, match="has 3 pages; up to 2"):
         extract(save("a.pdf", make_pdf([HELLO] * 3)))
-
-
-def test_worker_starts_without_torch_and_without_the_package() -> None:
-    code = (
-        "import runpy, sys; runpy.run_path(sys.argv[1]); "
-        "print(sorted({'torch', 'transformers', 'numpy', 'nexusquant'} & set(sys.modules)))"
-    )
-    command = [sys.executable, "-c", code, pdf_worker.__file__]
-    assert subprocess.run(command, capture_output=True, text=True).stdout == "[]\n"
 
 
 def test_print_artefacts_are_undone() -> None:
