@@ -154,7 +154,7 @@ def test_reading_has_a_time_limit(save, tmp_path: Path, monkeypatch: pytest.Monk
     body = "send(num_pages=10**4)\nfor n in range(1, 10**4): page(n); time.sleep(0.1)"
     use_worker(monkeypatch, tmp_path, body)
     monkeypatch.setattr(process, "_START_S", 1.0)
-    monkeypatch.setattr(process, "_PER_PAGE_S", 0.0)
+    monkeypatch.setattr(process, "_PER_MEGABYTE_S", 0.0)
     with pytest.raises(DocumentError, match="was stopped"):
         extract(save("a.pdf", b"%PDF-"))
 

@@ -34,6 +34,8 @@ _EAST_ASIAN = [
     "johab",
 ]
 _CANDIDATES = [*(codec.replace("-", "_") for codec in ALPHABET_CODECS), *_EAST_ASIAN, "cp1258"]
+# one damaged byte rules its neighbours out, and these take nearly any bytes
+_TAKES_ALL = ("gbk", "gb18030")
 _HIGH_RUN = re.compile(rb"[\x80-\xff]+")
 _SAMPLE_BYTES = 60_000
 _FEW_BYTES = 8
@@ -79,7 +81,9 @@ def guess(data: bytes) -> Guess | None:
         found = guess_latin(data)
         if found:
             return Guess(legacy.family(found.codec), has_clues and found.lead >= _MIN_LEAD)
-    codec = _detected(data) or _voted(data)
+    codec = _detected(data)
+    if codec is None or codec in _TAKES_ALL:
+        codec = _voted(data) or codec
     if codec:
         return Guess(legacy.family(codec), has_clues)
     return Guess(legacy.family("cp1252"), False) if _is_sparse(data, runs) else None
