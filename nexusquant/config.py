@@ -137,7 +137,7 @@ class EvictionConfig:
 
 
 def _check_count(name: str, count: object, least: int) -> None:
-    if not isinstance(count, int) or count < least:
+    if not isinstance(count, int) or not least <= count < 2**62:
         raise ValueError(f"{name} is {count!r}; use a whole number of tokens, {least} or more.")
 
 

@@ -118,7 +118,8 @@ class DocumentDesk:
             self.read.asked, self.read.cited, self.read.last = [], (), None
 
     def stop(self) -> None:
-        """End what runs before the engine's next step."""
+        """End what runs before the engine's next step, and the reading of a file."""
+        self.pending_upload = None
         if self._follower is not None:
             self._follower.stop()
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import gradio as gr
 
-from nexusquant.documents import Fit, PasswordError, format_page_ranges
+from nexusquant.documents import Fit, PasswordError, ReadingStoppedError, format_page_ranges
 from nexusquant.errors import DocumentError
 from ui import gauge, page_views
 from ui.document_desk import DocumentDesk, OpenDocument
@@ -200,8 +200,15 @@ class DocumentHandlers:
     ) -> Iterator[DocumentView]:
         desk = workspace.documents
         try:
-            document = self._services.extract(upload.path, password=password or None)
-            document = replace(document, name=upload.name)
+            document = self._services.extract(
+                upload.path,
+                password=password or None,
+                is_wanted=lambda: desk.pending_upload == upload.id and workspace.is_looked_at,
+                name=upload.name,
+            )
+        except ReadingStoppedError:
+            # whatever took its place shows itself
+            return
         except DocumentError as error:
             wants_password = isinstance(error, PasswordError)
             yield DocumentView(

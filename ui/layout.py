@@ -187,19 +187,10 @@ def _wire_opening(page: gr.Blocks, w: Widgets, services: Services) -> None:
             **_config_updates(w, config_view(services, workspace)),
         }
 
-    async def pulse() -> AsyncIterator[str]:
-        # Until the watch below has begun it keeps the page's stream of events open: Gradio closes
-        # one that has nothing to carry, and what is sent just then would never be shown. It ends,
-        # because a page that was left before its stream was open is never missed by Gradio.
-        end = time.monotonic() + BRIDGE_S
-        while time.monotonic() < end:
-            yield _line(services)
-            await asyncio.sleep(HEARTBEAT_S)
-
     def leave_page(request: gr.Request) -> None:
         services.sessions.detach(request.session_hash)
 
-    page.load(pulse, None, w.line, **POLLING)
+    page.load(_bridge(services), None, w.line, **POLLING)
     opened = page.load(
         open_page,
         None,
@@ -216,6 +207,25 @@ def _wire_opening(page: gr.Blocks, w: Widgets, services: Services) -> None:
     )
     opened.then(None, w.shown_id, None, js=KEEP_ID_JS, **AT_ONCE)
     _wire_watch(opened, w, services)
+    _wire_following(opened, w, services)
+    page.unload(leave_page)
+
+
+def _bridge(services: Services) -> Any:
+    async def pulse() -> AsyncIterator[str]:
+        # Until the watch has begun it keeps the page's stream of events open: Gradio closes
+        # one that has nothing to carry, and what is sent just then would never be shown. It ends,
+        # because a page that was left before its stream was open is never missed by Gradio.
+        end = time.monotonic() + BRIDGE_S
+        while time.monotonic() < end:
+            yield _line(services)
+            await asyncio.sleep(HEARTBEAT_S)
+
+    return pulse
+
+
+def _wire_following(opened: Any, w: Widgets, services: Services) -> None:
+    """What runs for this page, from an earlier visit, is shown as it goes on."""
     tabs: tuple[tuple[Any, ...], ...] = (
         (ChatHandlers(services), chat_outputs, chat_updates, w.chat),
         (DocumentHandlers(services), document_outputs, document_updates, w.documents),
@@ -228,7 +238,6 @@ def _wire_opening(page: gr.Blocks, w: Widgets, services: Services) -> None:
             list(outputs(widgets)),
             **POLLING,
         )
-    page.unload(leave_page)
 
 
 def _wire_watch(opened: Any, w: Widgets, services: Services) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import gradio as gr
 
 from nexusquant.config import PRESETS, SamplingParams
-from nexusquant.documents import Document, extract
+from nexusquant.documents import Document, FileReader
 from nexusquant.engine import DEFAULT_PRESET, Engine, MemoryReading, SelfTestReport
 from ui.chat_desk import ChatDesk
 from ui.compare_desk import CompareDesk
@@ -21,7 +21,7 @@ from ui.state.uploads import Uploads
 
 LOCAL_OWNER = "local"
 Extract = Callable[..., Document]
-"""`extract(path, password=None)` of `nexusquant.documents`, or a stand-in for it."""
+"""`FileReader.extract` of `nexusquant.documents`, or a stand-in for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Services:
     Args:
         engine: The one engine of this process.
         initial: What a new workspace starts with.
-        extract: Turns a file into a document.
+        extract: Turns a file into a document; None reads one file at a time for all.
         grace_s: Seconds that work goes on after its page has left.
     """
 
@@ -58,11 +58,11 @@ class Services:
         engine: Engine,
         initial: InitialSettings,
         *,
-        extract: Extract = extract,
+        extract: Extract | None = None,
         grace_s: float = GRACE_S,
     ) -> None:
         self.engine = engine
-        self.extract = extract
+        self.extract = extract or FileReader().extract
         self.initial = initial
         self.uploads = Uploads(initial.data_dir / "uploads")
         self.models = ModelDesk(engine, at_loaded=self._settle_presets)

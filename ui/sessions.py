@@ -20,6 +20,9 @@ MAX_WORKSPACES_PER_USER = 32
 """More of one person's pages than that: the one left longest ago ends, and its chat with it."""
 GRACE_S = 120.0
 """A page that left may come back this long before its running work is stopped."""
+RELOAD_S = 15.0
+"""A page that is loaded again is back by then, also on a slow computer."""
+
 BYTE_BUDGET = 4_000_000_000
 """KV bytes that idle chats and documents may hold together before some are put away."""
 
@@ -64,6 +67,11 @@ class Workspace:
         """Compress this way from the next turn, reading or comparison on."""
         self.config = self.chat.config = config
         self.waits_for_default, self.asked_preset = False, None
+
+    @property
+    def is_looked_at(self) -> bool:
+        """Whether a page shows it, or one may be on its way back."""
+        return bool(self.pages) or time.monotonic() - self.left_at < RELOAD_S
 
     def stop_all(self) -> None:
         """End everything that runs for this workspace."""

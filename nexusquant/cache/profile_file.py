@@ -6,7 +6,6 @@ Knows the format, and what a profile of a model looks like. Must not know when i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from nexusquant.lattice import KeyBasis, Pairing
 # raise this, too, when something else is measured: what a file holds is then measured again
 FORMAT_VERSION = 6
 _KIND = "nexusquant_profile"
+_MOST_COST = 1e30
 _PARTS = ("mean", "rows", "variances")
 
 
@@ -99,8 +99,9 @@ def _profile_from(file: CheckedFile) -> ModelProfile:
     if num_read != len(names):
         raise ValueError("it has tensors that belong to no layer")
     for basis, cost in zip(bases, value_costs, strict=True):
-        if (basis is None) != (cost is None) or not 0 <= (cost or 0) < inf:
-            raise ValueError(f"a cost of values of {cost}")
+        is_cost = type(cost) in (int, float) and 0 <= cost <= _MOST_COST
+        if (basis is None) != (cost is None) or not (is_cost or cost is None):
+            raise ValueError(f"a cost of values of {str(cost)[:40]}")
         _check_numbers(basis)
     return ModelProfile(pairings, bases, value_costs)
 
@@ -109,8 +110,13 @@ def _check_numbers(basis: KeyBasis | None) -> None:
     for name, part in zip(_PARTS, basis or (), strict=False):
         if part.dtype != torch.float32 or not bool(part.isfinite().all()):
             raise ValueError(f"its {name} is not made of finite numbers")
-    if basis is not None and bool((basis.variances < 0).any()):
+    if basis is None:
+        return
+    if bool((basis.variances < 0).any()):
         raise ValueError("a variance below nothing")
+    # coordinates are found by the inverse
+    if basis.rows.dim() != 3 or bool(torch.linalg.inv_ex(basis.rows.double()).info.any()):
+        raise ValueError("its rows are no basis")
 
 
 def _check_fits(profile: ModelProfile, model: PreTrainedModel) -> None:

@@ -219,7 +219,8 @@ def _config_from(header: dict) -> CompressionConfig:
         )
     except (TypeError, ValueError, KeyError) as error:
         raise CacheStateError(
-            f"The saved cache has settings that this program does not know: {error}"
+            f"The saved cache has settings that this program does not know ({error}); read the "
+            "text again."
         ) from error
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,6 +59,11 @@ class PresetReport:
     recall_kl: float
     top1_agreement: float
 
+    def is_sensible(self) -> bool:
+        """Whether these can be figures: finite, and none below nothing."""
+        figures = (self.compression_factor, self.kl, self.recall_kl, self.top1_agreement)
+        return all(type(figure) in (int, float) and 0 <= figure < inf for figure in figures)
+
     @property
     def is_safe(self) -> bool:
         """True when neither divergence exceeds the limit."""
@@ -98,7 +105,12 @@ class SelfTestReport:
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         fields = asdict(self) | {"format_version": _FORMAT, "measured_with": _measured_with()}
-        path.write_text(json.dumps(fields), encoding="utf-8")
+        partial = path.with_name(path.name + ".partial")
+        try:
+            partial.write_text(json.dumps(fields), encoding="utf-8")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> SelfTestReport | None:
@@ -109,9 +121,21 @@ class SelfTestReport:
             if versions != (_FORMAT, _measured_with()):
                 return None
             presets = tuple(PresetReport(**report) for report in fields.pop("presets"))
-            return cls(presets, **fields)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            report = cls(presets, **fields)
+            return report if report.is_sensible() else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
+
+    def is_sensible(self) -> bool:
+        """Whether these can be figures of the presets there are: a file may say anything."""
+        names = [name for name in PRESETS if name != "off"]
+        numbers = (self.num_prefix_tokens, self.num_compared_tokens)
+        return (
+            [report.preset for report in self.presets] == names
+            and all(report.is_sensible() for report in self.presets)
+            and all(type(number) is int and number > 0 for number in numbers)
+            and isinstance(self.scaling, str)
+        )
 
 
 def _measured_with() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,6 +111,31 @@ def test_a_file_that_is_no_report_counts_as_none(tmp_path: Path, content: str):
     path = tmp_path / "report.json"
     assert SelfTestReport.load(path) is None
     path.write_text(content)
+    assert SelfTestReport.load(path) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda fields: fields["presets"][0].update(kl=float("nan")),
+        lambda fields: fields["presets"][0].update(kl=-1.0),
+        lambda fields: fields["presets"][0].update(recall_kl="0.1"),
+        lambda fields: fields["presets"][0].update(compression_factor=float("inf")),
+        lambda fields: fields["presets"][0].update(preset="turbo"),
+        lambda fields: fields["presets"].pop(),
+        lambda fields: fields["presets"].reverse(),
+        lambda fields: fields.update(presets=[]),
+        lambda fields: fields.update(num_prefix_tokens=-5),
+        lambda fields: fields.update(num_compared_tokens="many"),
+        lambda fields: fields.update(scaling=7),
+    ],
+)
+def test_figures_that_cannot_be_are_measured_again(tmp_path: Path, change):
+    path = tmp_path / "report.json"
+    report_of().save(path)
+    fields = json.loads(path.read_text())
+    change(fields)
+    path.write_text(json.dumps(fields))
     assert SelfTestReport.load(path) is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 from fake_engine import FakeEngine, out_of_memory
@@ -11,6 +12,8 @@ from visitors import make_services, person, uploaded
 
 from nexusquant.documents import Document, Page, PasswordError
 from nexusquant.engine import RereadProgress
+from nexusquant.errors import DocumentError
+from ui import sessions
 from ui.document_handlers import DocumentHandlers
 from ui.sessions import NotYoursError
 
@@ -248,10 +251,10 @@ def test_names_with_markup_are_escaped(handlers, services, workspace, long_file,
 
 
 def test_the_password_field_appears_only_for_a_locked_file(engine, tmp_path, me):
-    def locked(path, *, password=None):
+    def locked(path, *, password=None, name=None, **_):
         if password != "open sesame":
             raise PasswordError("This PDF is locked. Write its password.")
-        return Document(path.name, "pdf", (Page(1, "a page"),), "00")
+        return Document(name, "pdf", (Page(1, "a page"),), "00")
 
     services = make_services(engine, tmp_path, extract=locked)
     handlers, workspace = DocumentHandlers(services), services.sessions.open(None, "local")
@@ -322,3 +325,34 @@ def test_nobody_reads_pages_of_somebody_elses_document(handlers, services, short
         handlers.show_page(1, hers.id, person("bob"))
     with pytest.raises(NotYoursError):
         next(handlers.ask("What?", hers.id, person("bob")))
+
+
+@pytest.mark.parametrize("leaving", ["another file", "stop", "page", "closed"])
+def test_a_file_that_nobody_waits_for_any_more_is_not_read_to_its_end(
+    leaving, engine, tmp_path, short_file, me, monkeypatch
+):
+    asked, ended = threading.Event(), threading.Event()
+
+    def endless(_path, *, is_wanted, **_):
+        while is_wanted():
+            asked.set()
+            time.sleep(0.01)
+        ended.set()
+        raise DocumentError("Stopped.")
+
+    services = make_services(engine, tmp_path, extract=endless)
+    handlers, workspace = DocumentHandlers(services), services.sessions.open(None, "local")
+    services.sessions.attach("page-1", workspace)
+    opening = handlers.open_file(uploaded(services, short_file), workspace.id, me)
+    threading.Thread(target=lambda: list(opening), daemon=True).start()
+    assert asked.wait(5)
+    if leaving == "another file":
+        next(handlers.open_file(uploaded(services, short_file), workspace.id, me))
+    elif leaving == "stop":
+        handlers.stop(workspace.id, me)
+    elif leaving == "page":
+        monkeypatch.setattr(sessions, "RELOAD_S", 0.05)
+        services.sessions.detach("page-1")
+    else:
+        list(handlers.open_file(None, workspace.id, me))
+    assert ended.wait(5)

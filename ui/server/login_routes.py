@@ -42,21 +42,8 @@ def add_login_routes(
         if not await accounts.may_enter(name, password):
             return _no(401, WRONG, name, chat, wants_page)
         throttle.forgive(address, name)
-        target = f"/?chat={chat}" if chat else "/"
-        answer: Response = (
-            RedirectResponse(target, status_code=303)
-            if wants_page
-            else JSONResponse({"success": True})
-        )
-        answer.set_cookie(
-            cookie,
-            logins.begin(name),
-            max_age=round(LOGIN_LASTS_S),
-            httponly=True,
-            samesite="lax",
-            secure=request.url.scheme == "https",
-        )
-        return answer
+        is_https = request.url.scheme == "https"
+        return _with_login(_yes(chat, wants_page), cookie, logins.begin(name), is_https)
 
     async def leave(request: fastapi.Request) -> Response:
         logins.end(request.cookies.get(cookie))
@@ -80,6 +67,24 @@ def add_login_routes(
 
 def _first(fields: dict[str, list[str]], name: str) -> str:
     return fields.get(name, [""])[0]
+
+
+def _yes(chat: str, wants_page: bool) -> Response:
+    if wants_page:
+        return RedirectResponse(f"/?chat={chat}" if chat else "/", status_code=303)
+    return JSONResponse({"success": True})
+
+
+def _with_login(answer: Response, cookie: str, token: str, is_https: bool) -> Response:
+    answer.set_cookie(
+        cookie,
+        token,
+        max_age=round(LOGIN_LASTS_S),
+        httponly=True,
+        samesite="lax",
+        secure=is_https,
+    )
+    return answer
 
 
 def _no(status: int, text: str, name: str, chat: str, wants_page: bool) -> Response:

@@ -58,22 +58,7 @@ def serve(options: Options) -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     port = listener.getsockname()[1]
-    engine = Engine(
-        options.data_dir,
-        options.device,
-        options.dtype,
-        gpu_share=options.gpu_share or default_gpu_share(),
-        offload=options.offload,
-        cuda_graph=options.cuda_graph,
-    )
-    initial = InitialSettings(
-        preset=options.preset,
-        sampling=SamplingParams(),
-        model_name=options.model,
-        data_dir=options.data_dir,
-        offload=options.offload,
-    )
-    services = Services(engine, initial)
+    services = _services(options)
     loading = services.models.load(options.model)
     app = build_app(
         build_ui(services),
@@ -91,8 +76,27 @@ def serve(options: Options) -> int:
         _run(app, listener, open_at, options.proxy)
     finally:
         services.close()
-        engine.close()
+        services.engine.close()
     return 0
+
+
+def _services(options: Options) -> Services:
+    engine = Engine(
+        options.data_dir,
+        options.device,
+        options.dtype,
+        gpu_share=options.gpu_share or default_gpu_share(),
+        offload=options.offload,
+        cuda_graph=options.cuda_graph,
+    )
+    initial = InitialSettings(
+        preset=options.preset,
+        sampling=SamplingParams(),
+        model_name=options.model,
+        data_dir=options.data_dir,
+        offload=options.offload,
+    )
+    return Services(engine, initial)
 
 
 def build_app(
@@ -131,12 +135,21 @@ def build_app(
     app.add_middleware(SafeAnswers)
     add_login_routes(app, Accounts(passwords), logins, LoginThrottle(), cookie)
     add_upload_routes(app, uploads)
-    app = gr.mount_gradio_app(
+    app = _mount(app, page, port, uploads.max_file_bytes, has_logins=bool(passwords))
+    # only a page that "has launched" holds the paths that browsers name to the upload folder
+    page.has_launched = True
+    return app
+
+
+def _mount(
+    app: fastapi.FastAPI, page: gr.Blocks, port: int, max_file_bytes: int, *, has_logins: bool
+) -> fastapi.FastAPI:
+    return gr.mount_gradio_app(
         app,
         page,
         "/",
         server_port=port,
-        auth_dependency=_user_of if passwords else None,
+        auth_dependency=_user_of if has_logins else None,
         theme=build_theme(),
         css_paths=[STYLE_PATH],
         head_paths=[SCRIPT_PATH],
@@ -144,16 +157,13 @@ def build_app(
         run_history=False,
         enable_monitoring=False,
         show_error=False,
-        max_file_size=uploads.max_file_bytes,
+        max_file_size=max_file_bytes,
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
         # a copy: Gradio adds to it
         app_kwargs=dict(NO_DOCS),
     )
-    # only a page that "has launched" holds the paths that browsers name to the upload folder
-    page.has_launched = True
-    return app
 
 
 def _user_of(request: fastapi.Request) -> str | None:
