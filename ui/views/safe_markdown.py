@@ -41,7 +41,11 @@ _FORMULA_ENDS = re.compile(r"(\\\]|\$\$)\s*$")
 _TIMES = re.compile(r"(?<=[\w)\]])\*{1,2}(?=[\w(\[])")
 _EMPHASIS = re.compile(r"(?<![\d)\]])\*\*[^\s*][^*]*\*\*|(?<![\w*)\]])\*[^\s*][^*]*\*(?![\w*(\[])")
 _GREATER = re.compile(r"^([ \t]*)>(?=[ \t]*[-+]?[\d.]*\d)")
-_MARKS = re.compile(r"[!-/:-@\[-`{-~]")
+# signs that mean something wherever they stand; at the beginning of a line; in what is an address
+_MARKS = re.compile(
+    r"[!#$&*<>\[\\\]^_`{|}~@]|^[ \t]*[-+=]|(?<![^ \t\n])\d{1,9}[.)]|:(?=//)|(?<=www)\.",
+    re.MULTILINE | re.IGNORECASE,
+)
 _SPACES = re.compile(r"^[ \t]+|[ \t](?=[ \t\n]|$)", re.MULTILINE)
 _UNSEEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
@@ -53,7 +57,7 @@ def as_typed(text: str) -> str:
         text: What a person wrote.
     """
     plain = text.replace("\r\n", "\n").replace("\r", "\n")
-    plain = _MARKS.sub(_refer, _UNSEEN.sub("\ufffd", plain))
+    plain = _MARKS.sub(_refer_signs, _UNSEEN.sub("\ufffd", plain))
     plain = _SPACES.sub(lambda found: _reference(" ") * len(found[0].expandtabs(4)), plain)
     # an empty line would end the paragraph
     return "\n".join(line or _reference(" ") for line in plain.split("\n"))
@@ -126,6 +130,12 @@ def _keep_signs(text: str) -> str:
 
 def _refer(found: re.Match[str]) -> str:
     return "".join(map(_reference, found[0]))
+
+
+def _refer_signs(found: re.Match[str]) -> str:
+    return "".join(
+        letter if letter.isalnum() or letter in " \t" else _reference(letter) for letter in found[0]
+    )
 
 
 def _reference(character: str) -> str:
