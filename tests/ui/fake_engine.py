@@ -133,7 +133,7 @@ class FakeEngine:
 
     @property
     def is_idle(self) -> bool:
-        return not self._busy.locked() and not self.waiting
+        return not self._busy and not self.waiting
 
     has_gpu = True
 

@@ -186,16 +186,18 @@ def test_an_answer_nobody_comes_back_for_is_stopped(visit, site, monkeypatch):
     assert readings == []
 
 
-def test_a_second_tab_is_told_that_it_waits_and_gets_its_turn(visit, site):
+def test_a_second_tab_is_answered_while_the_first_goes_on(visit, site):
     visitor = visit()
     site.script.token_delay_s = 0.6
     ask(visitor.page, "first")
     wait_for_text(visitor.page, "#chat-log", "one")
     other = visitor.new_tab()
     ask(other, "second")
-    wait_for_text(other, "#chat-status", "2nd in line")
+    wait_for_text(other, "#chat-log", "one")
+    assert ALL_WORDS not in text_of(visitor.page, "#chat-log")
     site.script.token_delay_s = 0.0
     wait_for_text(other, "#chat-log", ALL_WORDS)
+    wait_for_text(visitor.page, "#chat-log", ALL_WORDS)
     assert "first" not in text_of(other, "#chat-log")
 
 
@@ -220,9 +222,78 @@ def test_an_answer_can_run_no_script_and_fetch_no_image(visit, site):
     page.wait_for_timeout(500)
     assert visitor.foreign_requests() == []
     assert page.title() == "Nexusquant"
-    refused = [text for text in visitor.complaints if "198.51.100.7" in text]
-    assert all("Content Security Policy" in text for text in refused)
-    visitor.complaints[:] = [text for text in visitor.complaints if text not in refused]
+    # not even the attempt was made
+    assert not [text for text in visitor.complaints if "198.51.100.7" in text]
+    assert page.locator("#chat-log .message img, #chat-log .message script").count() == 0
+
+
+TYPED = """2*3*4 and ~tilde~ *x* _a_ `code` # no
+# head
+  two blanks
+    four blanks
+
+- item
+1. one
+<b>bold</b> <img src=x> &amp; &lt; \\* | a | b |
+[l](http://x.y) ![i](http://x.y/z) $$x^2$$ http://x.y/z"""
+
+
+def test_what_a_person_typed_is_shown_and_copied_as_typed(page):
+    ask_typed(page, TYPED)
+    wait_for_text(page, "#chat-log", ALL_WORDS)
+    message = page.locator("#chat-log .user .md").first
+    # an empty line is drawn as one blank
+    assert message.inner_text().replace("\n \n", "\n\n") == TYPED
+    assert message.locator("img, b, em, code, a, h1, li, del").count() == 0
+    copied = message.evaluate(COPIED)
+    assert copied.replace("\n \n", "\n\n") == TYPED
+
+
+COPIED = """(element) => {
+  const range = document.createRange();
+  range.selectNodeContents(element);
+  getSelection().removeAllRanges();
+  getSelection().addRange(range);
+  const event = new ClipboardEvent('copy', {
+    bubbles: true, cancelable: true, clipboardData: new DataTransfer()});
+  element.dispatchEvent(event);
+  // nothing is set where the selection is right as it stands
+  return event.clipboardData.getData('text/plain') || getSelection().toString();
+}"""
+
+
+def ask_typed(page, text: str) -> None:
+    page.fill("#chat-box textarea", text)
+    page.click("#chat-send")
+
+
+def test_an_answer_keeps_its_numbers_formulas_and_markdown(page, site):
+    site.script.answer = lambda *_: (
+        "It is 2*3*4 = 24, about ~5 to ~6, **bold** and 2**3, x*(y+z)*2. "
+        "Also \\(x^2 + y\\) and $$\\frac{1}{2}$$ for $5 and $6. end"
+    )
+    ask(page, "Show me")
+    wait_for_text(page, "#chat-log", "end")
+    answer = page.locator("#chat-log .bot .md").first
+    for words in ("2*3*4 = 24", "~5 to ~6", "2**3", "x*(y+z)*2", "$5 and $6"):
+        assert words in answer.inner_text()
+    assert answer.locator("strong").inner_text() == "bold"
+    assert answer.locator(".katex").count() == 2
+    assert answer.locator("em, del").count() == 0
+
+
+def test_an_answer_cannot_cover_the_page_or_ask_for_a_password(page, site):
+    site.script.answer = lambda *_: (
+        "<div style='position:fixed;inset:0;z-index:9999'>Your session has ended</div>"
+        "<form action=/logout method=post><input type=password><button>Log in</button></form>"
+        "<video poster=/x autoplay></video><style>* {display: none}</style> end"
+    )
+    ask(page, "Show me")
+    wait_for_text(page, "#chat-log", "end")
+    answer = page.locator("#chat-log .bot .md").first
+    assert answer.locator("form, input, button, video, style, [style*=fixed]").count() == 0
+    assert "Your session has ended" in answer.inner_text()
+    assert page.locator("#chat-box textarea").is_editable()
 
 
 def test_a_preset_changed_in_mid_chat_says_what_it_means_on_every_tab(page):

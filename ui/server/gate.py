@@ -31,7 +31,7 @@ from ui.server.login import Logins
 from ui.server.login_page import login_page
 from ui.server.page_events import PageEvents, SessionOwners
 from ui.server.routes import API, Access, Check, Route, RouteTable
-from ui.server.security_headers import LOGIN_POLICY
+from ui.server.security_headers import LOGIN_HEADERS
 from ui.services import LOCAL_OWNER
 from ui.state.uploads import UploadError, Uploads
 
@@ -219,9 +219,8 @@ def _answer(error: RefusedError, scope: Scope, guards: Guards) -> Response:
     wants_page = "text/html" in Headers(scope=scope).get("accept", "")
     if error.status == 401 and wants_page and scope["path"] == "/" and guards.logins is not None:
         query = QueryParams(scope["query_string"])
-        headers = {"Content-Security-Policy": LOGIN_POLICY, "Cache-Control": "no-store"}
         page = login_page(chat=query.get("chat", ""))
-        return HTMLResponse(page, status_code=401, headers=headers)
+        return HTMLResponse(page, status_code=401, headers=LOGIN_HEADERS)
     return JSONResponse({"detail": error.text}, status_code=error.status)
 
 

@@ -9,7 +9,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 
 from ui.server.login import LOGIN_LASTS_S, Accounts, Logins, LoginThrottle
 from ui.server.login_page import login_page, plain_chat_id
-from ui.server.security_headers import LOGIN_POLICY
+from ui.server.security_headers import LOGIN_HEADERS
 
 WRONG = "That name and password do not belong together."
 LOCKED = "Too many wrong passwords. Try again in ten minutes."
@@ -94,5 +94,4 @@ def _no(status: int, text: str, name: str, chat: str, wants_page: bool) -> Respo
 
 
 def _page(status: int = 200, **parts: str) -> HTMLResponse:
-    headers = {"Content-Security-Policy": LOGIN_POLICY, "Cache-Control": "no-store"}
-    return HTMLResponse(login_page(**parts), status_code=status, headers=headers)
+    return HTMLResponse(login_page(**parts), status_code=status, headers=LOGIN_HEADERS)

@@ -27,6 +27,12 @@ LOGIN_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'"
 )
+LOGIN_HEADERS = {
+    "Content-Security-Policy": LOGIN_POLICY,
+    "Cache-Control": "no-store",
+    # with no referrer at all a browser does not say either where a form comes from
+    "Referrer-Policy": "same-origin",
+}
 HEADERS = {
     "Content-Security-Policy": CONTENT_POLICY,
     "X-Content-Type-Options": "nosniff",
