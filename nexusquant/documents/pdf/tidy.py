@@ -13,9 +13,8 @@ _JOINED_HYPHEN = re.compile("\ufffe\\s*")
 _LINE_END_HYPHEN = re.compile(r"(\S{0,40}\w)([-\u2010])[ \t]*\n[ \t]*(?=(\w))")
 _SOFT_BREAK = re.compile("\u00ad[ \t]*\n[ \t]*")
 # the row of dots between a heading and its page number
-_DOT_LEADER = re.compile(
-    r"(?:(?:[ \t]\.){2,}|\.{4,})[ \t]*(?=[\divxlc]+(?:, ?\d+)*[ \t]*$)", re.MULTILINE
-)
+_DOT_LEADER = re.compile(r"(?:(?:[ \t]\.){2,}|\.{4,})[ \t]*")
+_PAGE_NUMBER = re.compile(r"[\divxlc]+(?:, ?\d+)*[ \t]*$", re.MULTILINE)
 
 
 def tidy_text(text: str) -> str:
@@ -28,7 +27,7 @@ def tidy_text(text: str) -> str:
     text = _SOFT_BREAK.sub("", _JOINED_HYPHEN.sub("-\n", text))
     text = join_hyphens(text)
     text = _CONTROL.sub(" ", text.translate(_LIGATURES))
-    text = _DOT_LEADER.sub(" ", text)
+    text = _DOT_LEADER.sub(_undotted, text)
     lines = [line.rstrip() for line in text.split("\n")]
     return "\n".join(lines).strip("\n")
 
@@ -52,3 +51,9 @@ def _joined(match: re.Match[str]) -> str:
         or any(mark in left for mark in "-\u2010/:@_.")
     )
     return left + (hyphen if is_part_of_word else "")
+
+
+def _undotted(match: re.Match[str]) -> str:
+    # looked at here and not in the search, which would try a long row of dots from every dot anew
+    is_leader = _PAGE_NUMBER.match(match.string, match.end())
+    return " " if is_leader else match[0]
