@@ -45,12 +45,14 @@ def one_page(
 
 
 def packed(block: bytes, num_bytes: int, times: int = 1) -> bytes:
-    """Zlib data that unpacks to so many bytes of a repeated block, packed several times over."""
+    """Zlib data that unpacks to so many bytes of a repeated block, packed several times over.
+
+    One packed megabyte is repeated, which takes no time; the checksum at the end is wrong then.
+    """
     packer = zlib.compressobj(9)
-    # a megabyte at a time
     piece = block * (2**20 // len(block) + 1)
-    data = b"".join(packer.compress(piece) for _ in range(num_bytes // len(piece) + 1))
-    data += packer.flush()
+    first, again = (packer.compress(piece) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+    data = first + again * (num_bytes // len(piece)) + packer.flush()
     for _ in range(times - 1):
         data = zlib.compress(data, 9)
     return data
