@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from pathlib import Path
 
@@ -220,3 +222,29 @@ def test_a_bomb_on_one_page_leaves_the_others(outcome) -> None:
     document = outcome(content)
     assert [page.text for page in document.pages] == ["Hello", "", "Hello"]
     assert document.broken_pages == (2,)
+
+
+def test_four_bombs_at_once_take_the_memory_of_one() -> None:
+    reader, told, most, most_bytes = FileReader(), [], 0, 0
+
+    def read(name: str) -> None:
+        try:
+            told.append(str(reader.extract(PDFS / name)))
+        except DocumentError as error:
+            told.append(str(error))
+
+    names = ["self_referring_form.pdf", "flate_bomb.pdf"] * 2
+    threads = [threading.Thread(target=read, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        sizes = []
+        for child in psutil.Process().children():
+            with contextlib.suppress(psutil.Error):
+                sizes.append(child.memory_info().rss)
+        most, most_bytes = max(most, len(sizes)), max(most_bytes, sum(sizes))
+        time.sleep(0.02)
+    assert len(told) == 4
+    assert all("was stopped" in sentence for sentence in told)
+    assert most == 1
+    assert most_bytes < MAX_BYTES
