@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pdfs import attempts
 
-COUNT = 40
+COUNT = 30
 
 
 def test_hostile_pdfs_are_read_or_refused_within_the_limits(tmp_path: Path) -> None:
