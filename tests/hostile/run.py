@@ -56,5 +56,6 @@ def run_area(area: str, seed: int, count: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.path[:0] = [str(HERE), str(HERE.parent / "ui"), str(HERE.parent), str(HERE.parents[1])]
+    folders = (HERE, HERE.parent / "ui", HERE.parent / "documents", HERE.parent, HERE.parents[1])
+    sys.path[:0] = map(str, folders)
     sys.exit(main())

@@ -5,6 +5,7 @@ Knows pieces of lines and where they stand. Must not know PDFium or files.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -14,7 +15,8 @@ from nexusquant.documents.pdf.layout import Segment
 
 _MIN_ROWS = 5
 # candidates for the gutter, as shares of the width of the text
-_GUTTER_CANDIDATES = [step / 100 for step in range(15, 86)]
+_GUTTER_CANDIDATES = [step / 200 for step in range(20, 181)]
+_MAX_TRIES = 5
 _MAX_SPANNING_SHARE = 0.3
 # lines of running text fill their column, cells of a table do not
 _MIN_FILL = 0.5
@@ -70,40 +72,50 @@ def _find_gutter(segments: Sequence[Segment], depth: int) -> Gutter | None:
     left = min(segment.left for segment in segments)
     right = max(segment.right for segment in segments)
     candidates = [left + share * (right - left) for share in _GUTTER_CANDIDATES]
-    crossings = [sum(_spans(segment, place) for segment in segments) for place in candidates]
-    for place in _best_first(candidates, crossings):
-        if _is_gutter(segments, place, left, right):
-            return Gutter(
-                place,
-                _find_gutter([s for s in segments if s.right <= place], depth - 1),
-                _find_gutter([s for s in segments if s.left >= place], depth - 1),
-            )
+    for place in _best_first(candidates, _crossings(segments, candidates))[:_MAX_TRIES]:
+        sides = [s for s in segments if s.right <= place], [s for s in segments if s.left >= place]
+        if not _parts_rows(segments, sides):
+            continue
+        gutters = [_find_gutter(side, depth - 1) for side in sides]
+        widths = (place - left, right - place)
+        if all(
+            gutter is not None or _fill(_rows(side)) >= _MIN_FILL * width
+            for gutter, side, width in zip(gutters, sides, widths, strict=True)
+        ):
+            return Gutter(place, *gutters)
     return None
 
 
+def _crossings(segments: Sequence[Segment], candidates: Sequence[float]) -> list[int]:
+    lefts = sorted(segment.left for segment in segments)
+    rights = sorted(segment.right for segment in segments)
+    return [bisect_left(lefts, place) - bisect_right(rights, place) for place in candidates]
+
+
 def _best_first(candidates: Sequence[float], crossings: Sequence[int]) -> list[float]:
-    """List the middles of the gaps that the fewest lines cross, the widest first."""
-    fewest = min(crossings)
+    """List the middles of the gaps that fewer lines cross than their surroundings.
+
+    Those that the fewest lines cross come first, and the wider ones of them.
+    """
+    counted = zip(candidates, crossings, strict=True)
     runs = [
-        [place for place, _ in run]
-        for count, run in groupby(zip(candidates, crossings, strict=True), key=lambda pair: pair[1])
-        if count == fewest
+        (count, [place for place, _ in run])
+        for count, run in groupby(counted, key=lambda pair: pair[1])
     ]
-    runs.sort(key=len, reverse=True)
-    return [(run[0] + run[-1]) / 2 for run in runs]
+    counts = [float("inf"), *(count for count, _ in runs), float("inf")]
+    gaps = [
+        run
+        for before, run, after in zip(counts, runs, counts[2:], strict=False)
+        if run[0] < before and run[0] < after
+    ]
+    gaps.sort(key=lambda run: (run[0], -len(run[1])))
+    return [(places[0] + places[-1]) / 2 for _, places in gaps]
 
 
-def _is_gutter(segments: Sequence[Segment], gutter: float, left: float, right: float) -> bool:
-    sides = [
-        _rows(s for s in segments if s.right <= gutter),
-        _rows(s for s in segments if s.left >= gutter),
-    ]
-    num_spanning = sum(_spans(segment, gutter) for segment in segments)
-    num_rows = min(len(rows) for rows in sides)
-    if num_rows < _MIN_ROWS or num_spanning > _MAX_SPANNING_SHARE * num_rows:
-        return False
-    widths = (gutter - left, right - gutter)
-    return all(_fill(rows) >= _MIN_FILL * width for rows, width in zip(sides, widths, strict=True))
+def _parts_rows(segments: Sequence[Segment], sides: Sequence[Sequence[Segment]]) -> bool:
+    num_spanning = len(segments) - sum(len(side) for side in sides)
+    num_rows = min(len(_rows(side)) for side in sides)
+    return num_rows >= _MIN_ROWS and num_spanning <= _MAX_SPANNING_SHARE * num_rows
 
 
 def _fill(rows: Iterable[Sequence[Segment]]) -> float:

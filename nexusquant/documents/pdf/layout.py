@@ -68,7 +68,7 @@ class Segment:
 
 
 # in heights of a line: a wider gap parts columns, a larger step down parts lines
-_COLUMN_GAP = 1.0
+_COLUMN_GAP = 0.8
 _LINE_STEP = 0.5
 
 

@@ -33,6 +33,7 @@ class _Pages:
     empty_pages: list[int] = field(default_factory=list)
     broken_pages: list[int] = field(default_factory=list)
     nonsense_pages: list[int] = field(default_factory=list)
+    partly_nonsense_pages: list[int] = field(default_factory=list)
     is_xfa: bool = False
     last_ending: str = ""
 
@@ -46,18 +47,25 @@ class _Pages:
             self.broken_pages.append(number)
         elif message.get("is_picture"):
             self.empty_pages.append(number)
-        elif message.get("is_nonsense"):
+        elif message.get("unreadable") == "page":
             self.nonsense_pages.append(number)
+        elif message.get("unreadable") == "places":
+            self.partly_nonsense_pages.append(number)
 
     def notes(self) -> tuple[str, ...]:
         """Say what a user should know of the pages."""
         notes = list(page_notes(self.empty_pages, self.broken_pages))
-        if self.nonsense_pages:
-            which = _named(self.nonsense_pages, "reads", "read")
-            notes.append(
-                f"{which} like nonsense: the PDF does not say which letters its fonts draw. Put it "
-                "through a program that recognises text (OCR) and open what that saves."
-            )
+        for numbers, where in (
+            (self.nonsense_pages, ""),
+            (self.partly_nonsense_pages, " in places"),
+        ):
+            if numbers:
+                which = _named(numbers, "reads", "read")
+                notes.append(
+                    f"{which} like nonsense{where}: the PDF does not say which letters its fonts "
+                    "draw. Put it through a program that recognises text (OCR) and open what that "
+                    "saves."
+                )
         if self.is_xfa:
             notes.append(
                 "The PDF holds a form of a kind (XFA) whose entries cannot be read. Print it to a "

@@ -17,7 +17,7 @@ from nexusquant.documents.pdf.columns import Row, column_rows, places
 from nexusquant.documents.pdf.fields import insets_of, stateless_positions
 from nexusquant.documents.pdf.insets import place
 from nexusquant.documents.pdf.layout import Word, join_words, segments_of
-from nexusquant.documents.pdf.nonsense import reads_like_nonsense
+from nexusquant.documents.pdf.nonsense import unreadable_part
 from nexusquant.documents.pdf.pages import BROKEN
 from nexusquant.documents.pdf.pdfium import quarters_to_upright, words_of
 from nexusquant.documents.pdf.tidy import tidy_text
@@ -36,7 +36,7 @@ def read(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
     Yields:
         {"num_pages": n, "is_xfa": bool}, then, unless there are more than max_pages, for each page
-        {"number", "text", "is_picture", "is_nonsense"} or {"number", "error"}.
+        {"number", "text", "is_picture", "unreadable"} or {"number", "error"}.
 
     Raises:
         PasswordError: The file is locked and the password is missing or wrong.
@@ -56,8 +56,10 @@ def read(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _open(path: str, password: str | None) -> pypdfium2.PdfDocument:
+    # half a character, as a browser may send, opens nothing and cannot be handed to PDFium
+    given = password and password.encode("utf-8", "replace").decode()
     try:
-        document = pypdfium2.PdfDocument(path, password=password)
+        document = pypdfium2.PdfDocument(path, password=given)
         # without it PDFium knows no fields, and draws none that nobody has drawn yet
         document.init_forms()
         return document
@@ -74,7 +76,7 @@ def _read_page(document: pypdfium2.PdfDocument, index: int) -> dict[str, Any]:
 
     Returns:
         text, in reading order; is_picture: whether the page shows something but holds no text to
-        speak of; is_nonsense: whether its fonts do not say which letters they draw. Or error.
+        speak of; unreadable: how much is drawn by fonts that name no letters. Or error.
     """
     page = _plain_page(document, index)
     text_page = page.get_textpage()
@@ -86,7 +88,7 @@ def _read_page(document: pypdfium2.PdfDocument, index: int) -> dict[str, Any]:
         page.set_rotation(quarters * 90)
         text_page = page.get_textpage()
     words = words_of(text_page, quarters)
-    is_nonsense = reads_like_nonsense(text_page)
+    unreadable = unreadable_part(text_page)
     is_picture = _is_picture(page, num_visible=sum(len(word.text) for word in words))
     stateless = stateless_positions(page)
     page.close()
@@ -94,7 +96,7 @@ def _read_page(document: pypdfium2.PdfDocument, index: int) -> dict[str, Any]:
     insets = insets_of(document, index, quarters, stateless) if stateless is not None else []
     text = tidy_text(join_words(place(ordered, insets, gutters)))
     is_picture = is_picture and not insets
-    return {"text": text, "is_picture": is_picture, "is_nonsense": is_nonsense}
+    return {"text": text, "is_picture": is_picture, "unreadable": unreadable}
 
 
 def _plain_page(document: pypdfium2.PdfDocument, index: int) -> pypdfium2.PdfPage:

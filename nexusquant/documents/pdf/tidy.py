@@ -11,10 +11,10 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ufffe\uffff]")
 _JOINED_HYPHEN = re.compile("\ufffe\\s*")
 # the word up to the hyphen; long ones are no words, and a bound keeps the search short
 _LINE_END_HYPHEN = re.compile(r"(\S{0,40}\w)([-\u2010])[ \t]*\n[ \t]*(?=(\w))")
+_SOFT_BREAK = re.compile("\u00ad[ \t]*\n[ \t]*")
 # the row of dots between a heading and its page number
-_DOT_LEADER = re.compile(
-    r"(?:(?:[ \t]\.){2,}|\.{4,})[ \t]*(?=[\divxlc]+(?:, ?\d+)*[ \t]*$)", re.MULTILINE
-)
+_DOT_LEADER = re.compile(r"(?:(?:[ \t]\.){2,}|\.{4,})[ \t]*")
+_PAGE_NUMBER = re.compile(r"[\divxlc]+(?:, ?\d+)*[ \t]*$", re.MULTILINE)
 
 
 def tidy_text(text: str) -> str:
@@ -24,9 +24,10 @@ def tidy_text(text: str) -> str:
     """
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = join_hyphens(_JOINED_HYPHEN.sub("-\n", text))
+    text = _SOFT_BREAK.sub("", _JOINED_HYPHEN.sub("-\n", text))
+    text = join_hyphens(text)
     text = _CONTROL.sub(" ", text.translate(_LIGATURES))
-    text = _DOT_LEADER.sub(" ", text)
+    text = _DOT_LEADER.sub(_undotted, text)
     lines = [line.rstrip() for line in text.split("\n")]
     return "\n".join(lines).strip("\n")
 
@@ -40,7 +41,9 @@ def _joined(match: re.Match[str]) -> str:
     left, hyphen, right = match[1], match[2], match[3]
     last = left[-1]
     is_part_of_word = (
-        last.isdigit()
+        # x-ray: no word is parted behind its first letter
+        not left[-2:-1].isalnum()
+        or last.isdigit()
         or last.isupper()
         or right.isdigit()
         or right.isupper()
@@ -48,3 +51,9 @@ def _joined(match: re.Match[str]) -> str:
         or any(mark in left for mark in "-\u2010/:@_.")
     )
     return left + (hyphen if is_part_of_word else "")
+
+
+def _undotted(match: re.Match[str]) -> str:
+    # looked at here and not in the search, which would try a long row of dots from every dot anew
+    is_leader = _PAGE_NUMBER.match(match.string, match.end())
+    return " " if is_leader else match[0]
