@@ -1,0 +1,7 @@
+"""A model's name and folder, believed only after a look: what transformers is then handed."""
+
+from nexusquant.engine.models.folder_check import check_config, check_tokenizer
+from nexusquant.engine.models.pasted_name import understood
+from nexusquant.engine.models.weights_check import WeightFiles, check_weights
+
+__all__ = ["WeightFiles", "check_config", "check_tokenizer", "check_weights", "understood"]
