@@ -28,6 +28,7 @@ from nexusquant.engine.memory import MemoryReading, read_memory
 from nexusquant.engine.messages import Message
 from nexusquant.engine.model_info import ModelInfo, describe
 from nexusquant.engine.model_loader import LoadedModel, check_loadable, load_model
+from nexusquant.engine.models import understood
 from nexusquant.engine.on_disk import ModelOnDisk, folder_of, models_on_disk
 from nexusquant.engine.self_test import SelfTestReport
 from nexusquant.engine.turns import Order
@@ -116,7 +117,8 @@ class Engine:
         """Load a model in place of the present one; fetch it first if it is not on this disk.
 
         Args:
-            name: Hugging Face id or local folder; None means the embedded default model.
+            name: Hugging Face id or local folder, as people paste them; None means the embedded
+                default model.
             dtype: What its weights are held in, as `Engine` takes it; None: as the engine was made.
             token: Tells the hub who asks for a gated or private model; it is not kept.
             offload: As `Engine` takes it; None: as the engine was made.
@@ -246,6 +248,7 @@ class Engine:
     ) -> Events[LoadProgress, None, ModelInfo]:
         if choose_device(self._device)[0].type == "cuda":
             cap_gpu_memory(self._gpu_share)
+        name = name and understood(name)
         source = yield from self._folder_of(name, how, token)
         label = name or MODEL_NAME
         self._loaded = self.info = None

@@ -6,7 +6,8 @@ never runs code that came with a model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -33,10 +34,11 @@ from nexusquant.engine.chat_template import ChatTemplate
 from nexusquant.engine.decode_graph import RecordingTrial
 from nexusquant.engine.devices import choose_device, devices_of, kernel_notes
 from nexusquant.engine.memory import MemoryReading, read_memory
+from nexusquant.engine.models import check_config, check_tokenizer, check_weights, printable
 from nexusquant.engine.placement import Card, Placement, place_weights
 from nexusquant.engine.quantized_checkpoints import check_quantizer, quant_method, quantizer_notes
-from nexusquant.engine.weights import Precision
-from nexusquant.errors import OutOfMemoryError, UnsupportedModelError
+from nexusquant.engine.weights import Precision, count_weights
+from nexusquant.errors import NexusquantError, OutOfMemoryError, UnsupportedModelError
 
 _UNLIMITED_CONTEXT = 1_000_000
 DTYPES = tuple(map(str, Precision))
@@ -105,28 +107,32 @@ def load_model(
     """
     target, notes = choose_device(device)
     options = _dtype_options(dtype)
-    try:
+    with _told(source):
         config, placement = _inspect(source, target, dtype, offload)
         quantized_by = quant_method(config)
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        name = Path(source).name if Path(source).is_dir() else str(source)
+        is_local = Path(source).is_dir()
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, trust_remote_code=False, local_files_only=is_local
+        )
+        name = Path(source).name if is_local else str(source)
         chat_template = ChatTemplate(tokenizer, name)
         # before the weights: a template that cannot be used is told at once
         template_ends = chat_template.end_ids
-        model = AutoModelForCausalLM.from_pretrained(
+        if is_local:
+            _check_weights(Path(source), config)
+        model, found = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
             device_map=placement.device_map,
             use_safetensors=True,
             trust_remote_code=False,
+            local_files_only=is_local,
+            output_loading_info=True,
             **(options or _checkpoint_dtype(config, target)),
         )
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(
-            f"{source} does not fit on this device. Choose a smaller model."
-        ) from error
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise UnsupportedModelError(_explain(source, error)) from error
+        if not quantized_by:
+            _check_nothing_is_missing(source, found["missing_keys"])
+        end_ids = _end_ids(model, tokenizer) | template_ends
     model.eval()
     devices = tuple(dict.fromkeys(layer_devices(model)))
     notes += (*placement.notes, *quantizer_notes(quantized_by, model))
@@ -135,7 +141,7 @@ def load_model(
         model,
         tokenizer,
         _context_length(config),
-        _end_ids(model, tokenizer) | template_ends,
+        end_ids,
         devices[0],
         (*notes, *_kernel_notes(devices, config)),
         other_devices=devices[1:],
@@ -165,9 +171,27 @@ def check_loadable(
         OutOfMemoryError: It does not fit; the numbers are named.
     """
     _dtype_options(dtype)
-    try:
+    with _told(source):
         _inspect(source, choose_device(device)[0], dtype, offload, freed_bytes)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+
+
+@contextmanager
+def _told(source: str | Path) -> Iterator[None]:
+    """Turn what a stranger's files make transformers and tokenizers raise into a sentence.
+
+    What these raise has no limits, down to panics of Rust, which are no `Exception`.
+    """
+    try:
+        yield
+    except NexusquantError:
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemoryError(
+            f"{source} does not fit on this device. Choose a smaller model."
+        ) from error
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise UnsupportedModelError(_explain(source, error)) from error
 
 
@@ -179,8 +203,14 @@ def _inspect(
     freed_bytes: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[PreTrainedConfig, Placement]:
     """What a model's config says, before gigabytes are read for nothing."""
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    folder = Path(source)
+    is_local = folder.is_dir()
+    if is_local:
+        check_config(folder)
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=is_local)
     supported_layers(config)
+    if is_local:
+        check_tokenizer(folder)
     check_quantizer(str(source), config, dtype)
     if target.type == "cpu":
         return config, Placement({"": target})
@@ -197,6 +227,29 @@ def _inspect(
         free_ram_bytes=read_memory(torch.device("cpu")).device_free_bytes,
     )
     return config, placement
+
+
+def _check_weights(folder: Path, config: PreTrainedConfig) -> None:
+    """Refuse damaged weights, and a config that asks for more than they hold: that is memory."""
+    files = check_weights(folder)
+    if quant_method(config) is not None:
+        return
+    wanted = count_weights(config).num_parameters
+    if files.num_values < wanted:
+        raise UnsupportedModelError(
+            f"The weights in {folder} ({', '.join(files.names[:3])}) hold {files.num_values:,} "
+            f"numbers, and config.json describes a model of {wanted:,}. One of them belongs to "
+            "another model, or a file is missing: fetch the model again."
+        )
+
+
+def _check_nothing_is_missing(source: str | Path, missing: Collection[str]) -> None:
+    """Refuse weights that transformers would draw at random, which only its log would tell."""
+    if missing:
+        raise UnsupportedModelError(
+            f"The weights of {source} lack {len(missing)} that its config asks for, "
+            f"{min(missing)} among them. Fetch the model again."
+        )
 
 
 def _dtype_options(dtype: str) -> dict[str, object] | None:
@@ -229,8 +282,9 @@ def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froz
     return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
 
 
-def _explain(source: str | Path, error: Exception) -> str:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _explain(source: str | Path, error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    first_line = printable(lines[0], 300) if lines else type(error).__name__
     return (
         f"{source} could not be loaded: {first_line} "
         "Give a Hugging Face id or a local folder with safetensors weights and a tokenizer."

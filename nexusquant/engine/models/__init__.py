@@ -2,6 +2,19 @@
 
 from nexusquant.engine.models.folder_check import check_config, check_tokenizer
 from nexusquant.engine.models.pasted_name import understood
-from nexusquant.engine.models.weights_check import WeightFiles, check_weights
+from nexusquant.engine.models.small_files import printable
+from nexusquant.engine.models.weights_check import (
+    WeightFiles,
+    check_weights,
+    shard_names,
+)
 
-__all__ = ["WeightFiles", "check_config", "check_tokenizer", "check_weights", "understood"]
+__all__ = [
+    "WeightFiles",
+    "check_config",
+    "check_tokenizer",
+    "check_weights",
+    "printable",
+    "shard_names",
+    "understood",
+]

@@ -55,6 +55,7 @@ _MOST = {
 }
 _MOST_MODULES = 100_000
 _MOST_NUMBER = 2**63
+_DEEPEST = 24
 _TOKEN_IDS = ("eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id")
 _DTYPE = re.compile(r"(torch\.)?(auto|float(16|32|64)|bfloat16|half|float|float8_\w{1,12})")
 
@@ -182,15 +183,22 @@ def _check_number(path: str, entry: object) -> None:
 
 
 def _walk(place: str, found: object) -> Iterator[tuple[str, object]]:
-    """Every value of nested JSON with the way to it; JSON that was read is never too deep."""
-    if isinstance(found, dict):
-        for name, entry in found.items():
-            yield from _walk(f"{place}: {printable(name, 60)}", entry)
-    elif isinstance(found, list):
-        for entry in found:
-            yield from _walk(place, entry)
-    else:
-        yield place, found
+    """Every value of nested JSON with the way to it."""
+    waiting = [(place, found, 0)]
+    while waiting:
+        where, entry, depth = waiting.pop()
+        if depth > _DEEPEST:
+            raise UnsupportedModelError(
+                f"{place} is nested more than {_DEEPEST} deep, which no config is. Fetch the model "
+                "again."
+            )
+        if isinstance(entry, dict):
+            ways = ((f"{where}: {printable(name, 60)}", found) for name, found in entry.items())
+            waiting += [(way, found, depth + 1) for way, found in ways]
+        elif isinstance(entry, list):
+            waiting += [(where, found, depth + 1) for found in entry]
+        else:
+            yield where, entry
 
 
 def _senseless(place: str, name: str, found: object, wanted: str) -> UnsupportedModelError:

@@ -98,9 +98,9 @@ def _hub_id(address: str) -> str:
 
 
 def _folder(name: str) -> str:
-    path = Path(os.path.expandvars(name)).expanduser() if "~" in name or "$" in name else Path(name)
-    path = Path(os.path.expandvars(path)) if "%" in name else path
+    path = Path(os.path.expandvars(name))
     try:
+        path = path.expanduser()
         if path.is_dir():
             # asked here, where it can be said: what looks into it later would fail in many ways
             os.scandir(path).close()
@@ -119,7 +119,8 @@ def _folder(name: str) -> str:
             f"The folder {name} cannot be opened ({reason}). Check its permissions, or choose "
             "another."
         ) from error
-    return name
+    # the slash at the end of an id is no part of it
+    return name.rstrip("/") if name.count("/") == 2 and not name.startswith("/") else name
 
 
 def _folder_of_file(path: Path) -> str:

@@ -77,6 +77,19 @@ def check_weights(folder: Path) -> WeightFiles:
     return WeightFiles(tuple(shards), num_values)
 
 
+def shard_names(folder: Path) -> tuple[str, ...]:
+    """Name the files that the index of a folder says its weights are in.
+
+    Args:
+        folder: Of the model.
+
+    Raises:
+        FileNotFoundError: It has no index.
+        UnsupportedModelError: The index is damaged or names files outside the folder.
+    """
+    return tuple(_shards(read_object(folder / _INDEX, _MOST_INDEX_BYTES)))
+
+
 def _no_weights(folder: Path) -> str:
     names = [path.name for path in folder.iterdir()]
     if any(name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")) for name in names):
@@ -99,7 +112,7 @@ def _shards(index: Mapping[str, object]) -> dict[str, set[str]]:
         )
     shards: dict[str, set[str]] = {}
     for tensor, name in names.items():
-        if not is_shard_name(name):
+        if not _is_shard_name(name):
             raise UnsupportedModelError(
                 f"{_INDEX} looks for {printable(tensor)} in {printable(repr(name), 80)}, which is "
                 f"no safetensors file of this folder, and was not opened. {_ADVICE}"
@@ -108,12 +121,8 @@ def _shards(index: Mapping[str, object]) -> dict[str, set[str]]:
     return dict(sorted(shards.items()))
 
 
-def is_shard_name(name: object) -> bool:
-    """Tell whether a name from an index can only mean a safetensors file beside it.
-
-    Args:
-        name: What the index says.
-    """
+def _is_shard_name(name: object) -> bool:
+    # it can only mean a file beside the index
     return (
         isinstance(name, str)
         and name.isprintable()
