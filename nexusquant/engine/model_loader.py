@@ -34,7 +34,13 @@ from nexusquant.engine.chat_template import ChatTemplate
 from nexusquant.engine.decode_graph import RecordingTrial
 from nexusquant.engine.devices import choose_device, devices_of, kernel_notes
 from nexusquant.engine.memory import MemoryReading, read_memory
-from nexusquant.engine.models import check_config, check_tokenizer, check_weights, printable
+from nexusquant.engine.models import (
+    check_config,
+    check_has_tokenizer,
+    check_tokenizer,
+    check_weights,
+    printable,
+)
 from nexusquant.engine.placement import Card, Placement, place_weights
 from nexusquant.engine.quantized_checkpoints import check_quantizer, quant_method, quantizer_notes
 from nexusquant.engine.weights import Precision, count_weights
@@ -106,34 +112,18 @@ def load_model(
         OutOfMemoryError: It does not fit on the device; where that can be told, nothing was read.
     """
     target, notes = choose_device(device)
-    options = _dtype_options(dtype)
+    options, is_local = _dtype_options(dtype), Path(source).is_dir()
+    name = Path(source).name if is_local else str(source)
     with _told(source):
         config, placement = _inspect(source, target, dtype, offload)
         quantized_by = quant_method(config)
-        is_local = Path(source).is_dir()
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, trust_remote_code=False, local_files_only=is_local
-        )
-        name = Path(source).name if is_local else str(source)
+        tokenizer = _tokenizer(source)
         chat_template = ChatTemplate(tokenizer, name)
         # before the weights: a template that cannot be used is told at once
         template_ends = chat_template.end_ids
-        if is_local:
-            _check_weights(Path(source), config)
-        model, found = AutoModelForCausalLM.from_pretrained(
-            source,
-            config=config,
-            device_map=placement.device_map,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=is_local,
-            output_loading_info=True,
-            **(options or _checkpoint_dtype(config, target)),
-        )
-        if not quantized_by:
-            _check_nothing_is_missing(source, found["missing_keys"])
+        options = options or _checkpoint_dtype(config, target)
+        model = _weights(source, config, {"device_map": placement.device_map, **options})
         end_ids = _end_ids(model, tokenizer) | template_ends
-    model.eval()
     devices = tuple(dict.fromkeys(layer_devices(model)))
     notes += (*placement.notes, *quantizer_notes(quantized_by, model))
     return LoadedModel(
@@ -173,6 +163,8 @@ def check_loadable(
     _dtype_options(dtype)
     with _told(source):
         _inspect(source, choose_device(device)[0], dtype, offload, freed_bytes)
+        if Path(source).is_dir():
+            check_tokenizer(Path(source))
 
 
 @contextmanager
@@ -203,14 +195,11 @@ def _inspect(
     freed_bytes: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[PreTrainedConfig, Placement]:
     """What a model's config says, before gigabytes are read for nothing."""
-    folder = Path(source)
-    is_local = folder.is_dir()
+    is_local = Path(source).is_dir()
     if is_local:
-        check_config(folder)
+        check_config(Path(source))
     config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=is_local)
     supported_layers(config)
-    if is_local:
-        check_tokenizer(folder)
     check_quantizer(str(source), config, dtype)
     if target.type == "cpu":
         return config, Placement({"": target})
@@ -227,6 +216,39 @@ def _inspect(
         free_ram_bytes=read_memory(torch.device("cpu")).device_free_bytes,
     )
     return config, placement
+
+
+def _tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    is_local = Path(source).is_dir()
+    if is_local:
+        check_tokenizer(Path(source))
+    tokenizer = AutoTokenizer.from_pretrained(
+        source, trust_remote_code=False, local_files_only=is_local
+    )
+    if is_local and isinstance(tokenizer, PreTrainedTokenizerBase):
+        check_has_tokenizer(Path(source))
+    return tokenizer
+
+
+def _weights(
+    source: str | Path, config: PreTrainedConfig, options: Mapping[str, object]
+) -> PreTrainedModel:
+    """The model with its weights, none of them pickled and none drawn at random."""
+    is_local, is_quantized = Path(source).is_dir(), quant_method(config) is not None
+    if is_local:
+        _check_weights(Path(source), config)
+    model, found = AutoModelForCausalLM.from_pretrained(
+        source,
+        config=config,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=is_local,
+        output_loading_info=True,
+        **options,
+    )
+    if not is_quantized:
+        _check_nothing_is_missing(source, found["missing_keys"])
+    return model.eval()
 
 
 def _check_weights(folder: Path, config: PreTrainedConfig) -> None:

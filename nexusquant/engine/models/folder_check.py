@@ -32,6 +32,8 @@ _OTHER_SETTINGS = (
 )
 _WORDS = ("tokenizer.json", "vocab.json", "tekken.json")
 _TEXTS = ("merges.txt", "vocab.txt", "chat_template.jinja", "tokenizer.model", "spiece.model")
+_SENTENCEPIECE = ("tokenizer.model", "spiece.model")
+_FULL = (*_WORDS, "vocab.txt")
 # what transformers takes for the name of a file, if a config of a tokenizer says so
 _FILE_ENTRIES = ("vocab_file", "tokenizer_file", "merges_file", "spm_file", "sp_model_file")
 
@@ -210,7 +212,7 @@ def _senseless(place: str, name: str, found: object, wanted: str) -> Unsupported
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Refuse a folder without a tokenizer that can be opened here.
+    """Refuse a folder with tokenizer's files that cannot be opened here.
 
     Args:
         folder: Of the model; its weights need not be there.
@@ -227,8 +229,24 @@ def check_tokenizer(folder: Path) -> None:
     for path in (*(folder / name for name in _TEXTS), *_more_templates(folder)):
         if exists(path):
             _check_text(path)
-    if not any(exists(folder / name) for name in (*_WORDS, "vocab.txt")):
+    if not any(exists(folder / name) for name in _FULL):
         _check_sentencepiece(folder)
+
+
+def check_has_tokenizer(folder: Path) -> None:
+    """Refuse a folder without any tokenizer, for which transformers makes an empty one.
+
+    Args:
+        folder: Of the model.
+
+    Raises:
+        UnsupportedModelError: It has none.
+    """
+    if not any(exists(folder / name) for name in (*_FULL, *_SENTENCEPIECE)):
+        raise UnsupportedModelError(
+            f"{folder} holds no tokenizer. Give a Hugging Face id or a local folder with "
+            "safetensors weights and a tokenizer (tokenizer.json)."
+        )
 
 
 def _check_tokenizer_config(folder: Path, found: Mapping[str, object]) -> None:
@@ -272,14 +290,9 @@ def _check_text(path: Path) -> None:
 
 
 def _check_sentencepiece(folder: Path) -> None:
-    found = [name for name in ("tokenizer.model", "spiece.model") if exists(folder / name)]
-    if not found:
-        raise UnsupportedModelError(
-            f"{folder} holds no tokenizer. Give a Hugging Face id or a local folder with "
-            "safetensors weights and a tokenizer (tokenizer.json)."
-        )
+    found = [name for name in _SENTENCEPIECE if exists(folder / name)]
     packages = ("sentencepiece", "google.protobuf")
-    if not all(map(_is_installed, packages)):
+    if found and not all(map(_is_installed, packages)):
         raise UnsupportedModelError(
             f"The only tokenizer of {folder.name} is {found[0]}, in sentencepiece's format, which "
             "cannot be read here without the packages sentencepiece and protobuf. Add the model's "
