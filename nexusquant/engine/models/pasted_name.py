@@ -66,18 +66,23 @@ def _bare(pasted: str) -> str:
 
 
 def _path_of(address: str) -> str:
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError as error:
+        raise UnsupportedModelError(f"{address} is no address. Give a folder's path.") from error
     if parts.netloc not in ("", "localhost"):
         raise UnsupportedModelError(f"{address} lies on another computer. Copy the folder here.")
     return url2pathname(parts.path)
 
 
 def _hub_id(address: str) -> str:
-    parts = urlsplit(address if "://" in address else f"https://{address}")
     try:
+        parts = urlsplit(address if "://" in address else f"https://{address}")
         host = parts.hostname or ""
-    except ValueError:
-        host = ""
+    except ValueError as error:
+        raise UnsupportedModelError(
+            f"{address} is no address. Give a folder or a Hugging Face id."
+        ) from error
     steps = [unquote(step) for step in parts.path.split("/") if step]
     if parts.scheme.lower() == "hf":
         host, steps = _HUB_HOSTS[0], [parts.netloc, *steps]
