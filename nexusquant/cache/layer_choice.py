@@ -13,7 +13,7 @@ from nexusquant.cache.layer import CompressedLayer
 from nexusquant.cache.profile import ModelProfile, make_codecs
 from nexusquant.config import CompressionConfig
 from nexusquant.errors import UnsupportedModelError
-from nexusquant.hf import attention_problem
+from nexusquant.hf import attention_problem, causal_class
 from nexusquant.lattice import Rotary
 
 
@@ -61,6 +61,11 @@ def _attention_problem(config: PreTrainedConfig, model: PreTrainedModel | None) 
         with suppress(Exception):
             return attention_problem(config, type(model))
         return None
+    if causal_class(config) is None:
+        return (
+            f"A model of type {config.model_type} does not write text: transformers has no causal "
+            "language model of that type. Choose a model for text generation."
+        )
     try:
         return attention_problem(config)
     except Exception as error:

@@ -168,7 +168,7 @@ def check_loadable(
 
 
 @contextmanager
-def _told(source: str | Path) -> Iterator[None]:
+def _told(source: str | Path, what: str = "") -> Iterator[None]:
     """Turn what a stranger's files make transformers and tokenizers raise into a sentence.
 
     What these raise has no limits, down to panics of Rust, which are no `Exception`.
@@ -184,7 +184,7 @@ def _told(source: str | Path) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise UnsupportedModelError(_explain(source, error)) from error
+        raise UnsupportedModelError(_explain(f"{what}{source}", error)) from error
 
 
 def _inspect(
@@ -222,9 +222,10 @@ def _tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     is_local = Path(source).is_dir()
     if is_local:
         check_tokenizer(Path(source))
-    tokenizer = AutoTokenizer.from_pretrained(
-        source, trust_remote_code=False, local_files_only=is_local
-    )
+    with _told(source, "The tokenizer of "):
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, trust_remote_code=False, local_files_only=is_local
+        )
     if is_local and isinstance(tokenizer, PreTrainedTokenizerBase):
         check_has_tokenizer(Path(source))
     return tokenizer
@@ -304,10 +305,11 @@ def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froz
     return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
 
 
-def _explain(source: str | Path, error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    first_line = printable(lines[0], 300) if lines else type(error).__name__
+def _explain(what: str, error: BaseException) -> str:
+    # the second line of some errors says what was wrong with the entry that the first one names
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    reason = printable(" ".join(lines[:2]), 300) if lines else type(error).__name__
     return (
-        f"{source} could not be loaded: {first_line} "
+        f"{what} could not be loaded: {reason.rstrip('.: ')}. "
         "Give a Hugging Face id or a local folder with safetensors weights and a tokenizer."
     )

@@ -128,6 +128,10 @@ def _check_section(place: str, config: Mapping[str, object]) -> None:
         found = config.get(name)
         if found is not None and not isinstance(found, Mapping):
             raise _senseless(place, name, found, "an object or left out")
+    for name in ("hidden_act", "hidden_activation", "activation_function"):
+        found = config.get(name)
+        if found is not None and not isinstance(found, str):
+            raise _senseless(place, name, found, "the name of a function such as silu")
     types = config.get("layer_types")
     if types is not None and not (
         isinstance(types, list) and all(isinstance(kind, str) for kind in types)
