@@ -223,9 +223,15 @@ def _tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
     if is_local:
         check_tokenizer(Path(source))
     with _told(source, "The tokenizer of "):
-        tokenizer = AutoTokenizer.from_pretrained(
-            source, trust_remote_code=False, local_files_only=is_local
-        )
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                source, trust_remote_code=False, local_files_only=is_local
+            )
+        except Exception:
+            # that there is none says more than what its absence made somebody raise
+            if is_local:
+                check_has_tokenizer(Path(source))
+            raise
     if is_local and isinstance(tokenizer, PreTrainedTokenizerBase):
         check_has_tokenizer(Path(source))
     return tokenizer

@@ -16,8 +16,10 @@ ID = "some-owner/some-model"
 
 @pytest.mark.parametrize(
     "around",
-    ['"{}"', "'{}'", "  {}  ", "“{}”", "\ufeff{}\n", "`{}`", "{}/", '"{}/config.json"', "<{}>"]
-    + ["file://{}", "{}/model.safetensors", "{}\\n".replace("\\n", "\r\n"), "& '{}'"],
+    [
+        *('"{}"', "'{}'", "  {}  ", "“{}”", "\ufeff{}\n", "`{}`", "{}/", "<{}>", "& '{}'"),
+        *('"{}/config.json"', "{}/model.safetensors", "file://{}", "{}\r\n"),
+    ],
 )
 def test_a_folder_is_found_whatever_stands_around_it(tmp_path: Path, around: str) -> None:
     folder = tmp_path / "my model"

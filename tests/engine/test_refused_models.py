@@ -96,7 +96,8 @@ def test_usual_families_pass(tmp_path: Path, family: str) -> None:
 def test_no_plan_is_made_for_what_cannot_work(family: str) -> None:
     from transformers import AutoConfig
 
-    config = AutoConfig.for_model(family, **(SIZES | (EXPERTS if family == "gpt_oss" else {})))
+    sizes = {**SIZES, **EXPERTS} if family == "gpt_oss" else {"num_hidden_layers": 2}
+    config = AutoConfig.for_model(family, **sizes)
     refusal(lambda: plan_memory(config, PRESETS["safe"], Precision.BFLOAT16))
 
 
@@ -173,15 +174,14 @@ def test_code_that_came_with_a_model_is_never_run(folder: Path) -> None:
         (lambda whole: whole[:30], ["incomplete"]),
         (lambda whole: b"", ["empty"]),
         (lambda whole: whole + b"\0", ["damaged"]),
-        (lambda whole: bytes(len(whole)), ["damaged"]),
+        (lambda whole: bytes(len(whole)), ["no safetensors"]),
         (lambda whole: b"<!DOCTYPE html><html></html>", ["web page"]),
         (lambda whole: struct.pack("<Q", 2**63) + whole[8:], ["no safetensors"]),
         (lambda whole: whole.replace(b'"F32"', b'"F64"', 1), ["damaged", "F64"]),
         (lambda whole: whole.replace(b"[258,32]", b"[258,64]", 1), ["damaged"]),
         (lambda whole: whole.replace(b'offsets":[0,', b'offsets":[4,', 1), ["damaged"]),
     ],
-    ids=["pointer", "cut", "one", "head", "empty", "more", "zeros", "page", "length", "dtype"]
-    + ["shape", "offset"],
+    ids="pointer cut one head empty more zeros page length dtype shape offset".split(),
 )
 def test_damaged_weights_are_named_with_their_bytes(
     folder: Path, change: Callable[[bytes], bytes], reasons: list[str]
