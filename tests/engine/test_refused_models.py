@@ -181,7 +181,20 @@ def test_code_that_came_with_a_model_is_never_run(folder: Path) -> None:
         (lambda whole: whole.replace(b"[258,32]", b"[258,64]", 1), ["damaged"]),
         (lambda whole: whole.replace(b'offsets":[0,', b'offsets":[4,', 1), ["damaged"]),
     ],
-    ids="pointer cut one head empty more zeros page length dtype shape offset".split(),
+    ids=[
+        "pointer",
+        "cut",
+        "one",
+        "head",
+        "empty",
+        "more",
+        "zeros",
+        "page",
+        "length",
+        "dtype",
+        "shape",
+        "offset",
+    ],
 )
 def test_damaged_weights_are_named_with_their_bytes(
     folder: Path, change: Callable[[bytes], bytes], reasons: list[str]
