@@ -68,6 +68,9 @@ def _attention_problem(config: PreTrainedConfig, model: PreTrainedModel | None) 
         )
     try:
         return attention_problem(config)
+    except NotImplementedError:
+        # code that looks at numbers cannot be tried without them: its first use will tell
+        return None
     except Exception as error:
         # the model's own code in the hands of a stranger's config: what it raises has no limits
         raise UnsupportedModelError(
