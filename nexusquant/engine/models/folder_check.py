@@ -120,10 +120,7 @@ def _check_entries(place: str, config: Mapping[str, object]) -> None:
 def _check_section(place: str, config: Mapping[str, object]) -> None:
     for name, most in _MOST.items():
         _check_size(place, config, name, most)
-    for name in ("dtype", "torch_dtype"):
-        found = config.get(name)
-        if found is not None and not (isinstance(found, str) and _DTYPE.fullmatch(found)):
-            raise _senseless(place, name, found, "a type of numbers such as bfloat16")
+    _check_dtypes(place, config)
     for name in ("rope_scaling", "rope_parameters", "quantization_config"):
         found = config.get(name)
         if found is not None and not isinstance(found, Mapping):
@@ -144,6 +141,15 @@ def _check_section(place: str, config: Mapping[str, object]) -> None:
             f"{place} asks for {layers:,} layers of {experts:,} experts each, more than any model "
             "has. Fetch the model again."
         )
+
+
+def _check_dtypes(place: str, config: Mapping[str, object]) -> None:
+    for name in ("dtype", "torch_dtype"):
+        found = config.get(name)
+        # models of several parts may give one for each
+        for dtype in found.values() if isinstance(found, dict) and found else [found]:
+            if dtype is not None and not (isinstance(dtype, str) and _DTYPE.fullmatch(dtype)):
+                raise _senseless(place, name, found, "a type of numbers such as bfloat16")
 
 
 def _check_size(place: str, config: Mapping[str, object], name: str, most: int) -> None:
