@@ -263,6 +263,17 @@ class _Keys:
             self._notes.touched = True
         raise AttributeError(name)
 
+    def _refuse(self, *others: object) -> NoReturn:
+        self._notes.touched = True
+        raise TypeError("keys that are not there were computed with")
+
+    # Python looks for operators in the class, and never asks __getattr__
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
+    __truediv__ = __rtruediv__ = __floordiv__ = __pow__ = __rpow__ = __mod__ = _refuse
+    __matmul__ = __rmatmul__ = __neg__ = __pos__ = __abs__ = __invert__ = _refuse
+    __lt__ = __le__ = __gt__ = __ge__ = __and__ = __or__ = __xor__ = _refuse
+    __getitem__ = __setitem__ = __iter__ = __len__ = __float__ = __int__ = _refuse
+
     @classmethod
     def __torch_function__(
         cls, function: object, types: object, args: tuple = (), kwargs: object = None

@@ -69,7 +69,7 @@ SUPPORTED = {
     "phi3": {**SIZES, "pad_token_id": 0},
     "gemma": SIZES,
     "gemma3_text": {**SIZES, **_KINDS},
-    "smollm3": SIZES,
+    "smollm3": {**SIZES, "pad_token_id": 0},
     "granite": SIZES,
     "olmo2": SIZES,
     "glm4": {**SIZES, "pad_token_id": 0},

@@ -110,6 +110,10 @@ def _shards(index: Mapping[str, object]) -> dict[str, set[str]]:
         raise UnsupportedModelError(
             f"{_INDEX} is damaged: its weight_map names no tensors. {_ADVICE}"
         )
+    if not isinstance(index.get("metadata"), dict):
+        raise UnsupportedModelError(
+            f"{_INDEX} is damaged: its entry metadata is missing or no object. {_ADVICE}"
+        )
     shards: dict[str, set[str]] = {}
     for tensor, name in names.items():
         if not _is_shard_name(name):
@@ -161,7 +165,7 @@ def _check_length(path: Path, begins: bytes, length: int, num_bytes: int) -> Non
         raise UnsupportedModelError(f"{path.name} is empty (0 bytes). {_ADVICE}")
     refuse_pointer(path, begins)
     # a header is written in one go, so one that goes on beyond the file was cut off
-    is_header = length <= _MOST_HEADER_BYTES and begins[_LENGTH_BYTES : _LENGTH_BYTES + 1] in b"{"
+    is_header = length <= _MOST_HEADER_BYTES and begins[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{"
     if not is_header:
         raise UnsupportedModelError(
             f"{path.name} is no safetensors file{_seems(begins)} (it has {num_bytes:,} bytes), and "

@@ -62,7 +62,7 @@ def test_a_pointer_is_told_with_the_bytes_of_its_file(folder: Path) -> None:
     refused(folder, "model.safetensors", "pointer of git LFS", "2,471,645,608", "git lfs pull")
 
 
-@pytest.mark.parametrize("num_bytes", [40_000, -1, 2_000])
+@pytest.mark.parametrize("num_bytes", [40_000, -1, 2_200])
 def test_cut_weights_are_told_with_what_is_there_and_what_should_be(
     folder: Path, num_bytes: int
 ) -> None:
@@ -121,7 +121,9 @@ def test_pickles_are_never_opened(folder: Path, name: str, protocol: int) -> Non
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "../x.safetensors", "a/b.safetensors"])
 def test_an_index_leads_to_safetensors_files_of_its_folder_alone(folder: Path, name: str) -> None:
     weights(folder).unlink()
-    (folder / INDEX).write_text(json.dumps({"weight_map": {"lm_head.weight": name}}))
+    (folder / INDEX).write_text(
+        json.dumps({"metadata": {}, "weight_map": {"lm_head.weight": name}})
+    )
     refused(folder, INDEX, "lm_head.weight", "not opened")
 
 
@@ -139,7 +141,9 @@ def test_a_shard_elsewhere_is_named_and_not_opened(folder: Path, strange: object
     secret.write_bytes((folder / "model-1.safetensors").read_bytes())
     shards: dict[str, object] = dict.fromkeys(names, "model-1.safetensors")
     shards.pop("__metadata__", None)
-    (folder / INDEX).write_text(json.dumps({"weight_map": {**shards, min(shards): strange}}))
+    (folder / INDEX).write_text(
+        json.dumps({"metadata": {}, "weight_map": {**shards, min(shards): strange}})
+    )
     with WATCH.on() as watch:
         refused(folder, INDEX, min(shards))
     assert watch.opened_below(secret, Path("/etc/passwd")) == []
@@ -150,13 +154,17 @@ def test_missing_shards_and_tensors_are_named(folder: Path) -> None:
     names.pop("__metadata__", None)
     weights(folder).rename(folder / "model-1.safetensors")
     shards = dict.fromkeys(names, "model-1.safetensors")
-    (folder / INDEX).write_text(json.dumps({"weight_map": shards}))
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": shards}))
     assert load_model(folder, "cpu").context_length == 512
-    other = {"weight_map": {**shards, "model.norm.weight": "model-2.safetensors"}}
-    (folder / INDEX).write_text(json.dumps(other))
+    index = {"metadata": {}, "weight_map": {**shards, "model.norm.weight": "model-2.safetensors"}}
+    (folder / INDEX).write_text(json.dumps(index))
     refused(folder, "model-2.safetensors", "missing")
-    (folder / INDEX).write_text(json.dumps({"weight_map": {**shards, "new": shards[min(shards)]}}))
+    (folder / INDEX).write_text(
+        json.dumps({"metadata": {}, "weight_map": {**shards, "new": shards[min(shards)]}})
+    )
     refused(folder, "model-1.safetensors", "does not hold new")
+    (folder / INDEX).write_text(json.dumps({"weight_map": shards}))
+    refused(folder, INDEX, "metadata is missing")
 
 
 @pytest.mark.parametrize("content", ["[]", "7", "{", "{}", '{"weight_map": []}', "[" * 90_000])
