@@ -61,7 +61,9 @@ def check_weights(folder: Path) -> WeightFiles:
     if exists(folder / _WHOLE):
         shards: Mapping[str, set[str]] = {_WHOLE: set()}
     elif exists(folder / _INDEX):
-        shards = _shards(read_object(folder / _INDEX, _MOST_INDEX_BYTES))
+        index = read_object(folder / _INDEX, _MOST_INDEX_BYTES)
+        shards = _shards(index)
+        _check_metadata(index)
     else:
         raise UnsupportedModelError(_no_weights(folder))
     num_values = 0
@@ -110,10 +112,6 @@ def _shards(index: Mapping[str, object]) -> dict[str, set[str]]:
         raise UnsupportedModelError(
             f"{_INDEX} is damaged: its weight_map names no tensors. {_ADVICE}"
         )
-    if not isinstance(index.get("metadata"), dict):
-        raise UnsupportedModelError(
-            f"{_INDEX} is damaged: its entry metadata is missing or no object. {_ADVICE}"
-        )
     shards: dict[str, set[str]] = {}
     for tensor, name in names.items():
         if not _is_shard_name(name):
@@ -123,6 +121,14 @@ def _shards(index: Mapping[str, object]) -> dict[str, set[str]]:
             )
         shards.setdefault(name, set()).add(tensor)
     return dict(sorted(shards.items()))
+
+
+def _check_metadata(index: Mapping[str, object]) -> None:
+    # of no use here, and transformers opens no index without it
+    if not isinstance(index.get("metadata"), dict):
+        raise UnsupportedModelError(
+            f"{_INDEX} is damaged: its entry metadata is missing or no object. {_ADVICE}"
+        )
 
 
 def _is_shard_name(name: object) -> bool:
