@@ -237,9 +237,13 @@ def test_an_index_cannot_name_files_outside_its_folder(folder: Path, name: objec
 def test_a_missing_shard_or_tensor_is_named(folder: Path) -> None:
     (folder / WEIGHTS).rename(folder / "model-1.safetensors")
     index = folder / f"{WEIGHTS}.index.json"
-    index.write_text(json.dumps({"weight_map": {"lm_head.weight": "model-2.safetensors"}}))
+    index.write_text(
+        json.dumps({"metadata": {}, "weight_map": {"lm_head.weight": "model-2.safetensors"}})
+    )
     assert "model-2.safetensors is missing" in refusal(lambda: load_model(folder, "cpu"))
-    index.write_text(json.dumps({"weight_map": {"other.weight": "model-1.safetensors"}}))
+    index.write_text(
+        json.dumps({"metadata": {}, "weight_map": {"other.weight": "model-1.safetensors"}})
+    )
     assert "does not hold other.weight" in refusal(lambda: load_model(folder, "cpu"))
 
 
