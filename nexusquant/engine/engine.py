@@ -20,7 +20,7 @@ from nexusquant.engine.conversation import Conversation
 from nexusquant.engine.decode_graph import RecordingTrial
 from nexusquant.engine.default_model import MODEL_NAME, default_model_dir, prepare_default_model
 from nexusquant.engine.devices import cap_gpu_memory, choose_device, devices_of
-from nexusquant.engine.downloads import fetch_model
+from nexusquant.engine.downloads import fetch_model, fetched_dir
 from nexusquant.engine.events import LoadProgress, SelfTestProgress
 from nexusquant.engine.hub import NoConnectionError
 from nexusquant.engine.measurements import Measurements
@@ -28,7 +28,7 @@ from nexusquant.engine.memory import MemoryReading, read_memory
 from nexusquant.engine.messages import Message
 from nexusquant.engine.model_info import ModelInfo, describe
 from nexusquant.engine.model_loader import LoadedModel, check_loadable, load_model
-from nexusquant.engine.models import understood
+from nexusquant.engine.models import damage_of, understood
 from nexusquant.engine.on_disk import ModelOnDisk, folder_of, models_on_disk
 from nexusquant.engine.self_test import SelfTestReport
 from nexusquant.engine.turns import Order
@@ -274,10 +274,18 @@ class Engine:
             yield from prepare_default_model(self._data_dir)
             return default_model_dir(self._data_dir)
         found = folder_of(name, self._data_dir)
-        if found is not None:
+        # what was fetched here can be fetched again; what lies elsewhere is not ours to change
+        is_ours = found is not None and found == fetched_dir(self._data_dir, name)
+        damage = damage_of(found) if is_ours else None
+        if found is not None and damage is None:
             return found
+        if damage is not None:
+            yield LoadProgress(f"{name} on this disk is damaged ({damage}); it is fetched again", 0)
         try:
-            return (yield from fetch_model(name, self._data_dir, token, how.check))
+            fetching = fetch_model(
+                name, self._data_dir, token, how.check, is_damaged=damage is not None
+            )
+            return (yield from fetching)
         except NoConnectionError as error:
             there = ", ".join(model.name for model in self.models_on_disk())
             raise NoConnectionError(

@@ -6,6 +6,7 @@ from nexusquant.engine.models.small_files import printable
 from nexusquant.engine.models.weights_check import (
     WeightFiles,
     check_weights,
+    damage_of,
     shard_names,
 )
 
@@ -15,6 +16,7 @@ __all__ = [
     "check_has_tokenizer",
     "check_tokenizer",
     "check_weights",
+    "damage_of",
     "printable",
     "shard_names",
     "understood",

@@ -79,6 +79,19 @@ def check_weights(folder: Path) -> WeightFiles:
     return WeightFiles(tuple(shards), num_values)
 
 
+def damage_of(folder: Path) -> str | None:
+    """Tell in half a sentence what is wrong with a folder's weights; None: nothing.
+
+    Args:
+        folder: Of the model.
+    """
+    try:
+        check_weights(folder)
+    except UnsupportedModelError as error:
+        return str(error).split(". ", maxsplit=1)[0].rstrip(".")
+    return None
+
+
 def shard_names(folder: Path) -> tuple[str, ...]:
     """Name the files that the index of a folder says its weights are in.
 
