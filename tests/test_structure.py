@@ -23,8 +23,11 @@ ALLOWED = {
     "nexusquant.lattice": set(),
     "nexusquant.kernels": {"nexusquant.lattice"},
     "nexusquant.eviction": set(),
-    "nexusquant.cache": {"nexusquant.kernels", "nexusquant.eviction", "nexusquant.lattice"},
-    "nexusquant.engine": {"nexusquant.cache"},
+    "nexusquant.hf": {"nexusquant.kernels", "nexusquant.lattice"},
+    "nexusquant.cache": {
+        *("nexusquant.hf", "nexusquant.kernels", "nexusquant.eviction", "nexusquant.lattice"),
+    },
+    "nexusquant.engine": {"nexusquant.cache", "nexusquant.hf"},
     "nexusquant.documents": {"nexusquant.engine"},
     # the public API of the package: what scripts use
     "nexusquant": {"nexusquant.cache", "nexusquant.engine"},
@@ -42,6 +45,7 @@ FORBIDDEN = {
     "nexusquant.lattice": {"transformers", "gradio"},
     "nexusquant.kernels": {"transformers", "gradio"},
     "nexusquant.eviction": {"transformers", "gradio"},
+    "nexusquant.hf": {"gradio"},
     "nexusquant.cache": {"gradio"},
     "nexusquant.engine": {"gradio"},
     "nexusquant.documents": {"torch", "transformers", "gradio"},

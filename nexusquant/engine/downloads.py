@@ -52,6 +52,8 @@ def fetch_model(
     data_dir: Path,
     token: str | None = None,
     check: Callable[[Path], object] = lambda folder: None,
+    *,
+    is_damaged: bool = False,
 ) -> Generator[LoadProgress, None, Path]:
     """Fetch a model's config, tokenizer and safetensors weights.
 
@@ -64,6 +66,8 @@ def fetch_model(
         token: Says who asks; None: as the person is logged in on this computer, if at all.
         check: Called with a folder of config and tokenizer before any weights are fetched; what
             it raises ends the download.
+        is_damaged: The model is on this disk, and some of its files are not what was fetched: only
+            those that the hub says are whole are kept.
 
     Yields:
         What happens now; several times a second while downloading.
@@ -82,6 +86,9 @@ def fetch_model(
         lock = lock_for(target)
         yield from acquire(lock, name)
         try:
+            if is_damaged and target.is_dir():
+                yield LoadProgress(f"Looking for damaged files of {name}", 0.0)
+                _throw_damaged_away(remote, target)
             if not target.is_dir():
                 yield from _fetch(remote, target, token, check)
         finally:
@@ -118,6 +125,31 @@ def _work_dir(remote: RemoteModel, target: Path) -> Path:
             shutil.rmtree(other, ignore_errors=True)
     work.mkdir(exist_ok=True)
     return work
+
+
+def _throw_damaged_away(remote: RemoteModel, target: Path) -> None:
+    """Make a fetched model one whose download was stopped, with the files that are whole."""
+    work = _work_dir(remote, target)
+    for file in remote.files:
+        path = target / file.name
+        if path.is_file() and path.stat().st_size == file.num_bytes and _is_whole(file, path):
+            path.replace(work / file.name)
+    shutil.rmtree(target)
+
+
+def _is_whole(file: RemoteFile, path: Path) -> bool:
+    digest = _hasher(file)
+    with path.open("rb") as content:
+        while block := content.read(16 * _BLOCK):
+            digest.update(block)
+    return digest.hexdigest() == file.digest
+
+
+def _hasher(file: RemoteFile) -> hashlib._Hash:
+    if file.is_large:
+        return hashlib.sha256()
+    # what git hashes of a file
+    return hashlib.sha1(f"blob {file.num_bytes}\0".encode(), usedforsecurity=False)
 
 
 def _part(work: Path, file: RemoteFile) -> Path:
@@ -205,12 +237,7 @@ def _stream(
 
 def _verify(remote: RemoteModel, file: RemoteFile, part: Path) -> Iterator[LoadProgress]:
     """Compare a file with what the hub says of it; a wrong one is thrown away."""
-    if file.is_large:
-        digest = hashlib.sha256()
-    else:
-        # what git hashes of a file
-        digest = hashlib.sha1(f"blob {file.num_bytes}\0".encode(), usedforsecurity=False)
-    done = 0
+    digest, done = _hasher(file), 0
     with part.open("rb") as content:
         while block := content.read(16 * _BLOCK):
             digest.update(block)

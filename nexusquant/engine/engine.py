@@ -20,7 +20,7 @@ from nexusquant.engine.conversation import Conversation
 from nexusquant.engine.decode_graph import RecordingTrial
 from nexusquant.engine.default_model import MODEL_NAME, default_model_dir, prepare_default_model
 from nexusquant.engine.devices import cap_gpu_memory, choose_device, devices_of
-from nexusquant.engine.downloads import fetch_model
+from nexusquant.engine.downloads import fetch_model, fetched_dir
 from nexusquant.engine.events import LoadProgress, SelfTestProgress
 from nexusquant.engine.hub import NoConnectionError
 from nexusquant.engine.measurements import Measurements
@@ -28,6 +28,7 @@ from nexusquant.engine.memory import MemoryReading, read_memory
 from nexusquant.engine.messages import Message
 from nexusquant.engine.model_info import ModelInfo, describe
 from nexusquant.engine.model_loader import LoadedModel, check_loadable, load_model
+from nexusquant.engine.models import damage_of, understood
 from nexusquant.engine.on_disk import ModelOnDisk, folder_of, models_on_disk
 from nexusquant.engine.self_test import SelfTestReport
 from nexusquant.engine.turns import Order
@@ -116,7 +117,8 @@ class Engine:
         """Load a model in place of the present one; fetch it first if it is not on this disk.
 
         Args:
-            name: Hugging Face id or local folder; None means the embedded default model.
+            name: Hugging Face id or local folder, as people paste them; None means the embedded
+                default model.
             dtype: What its weights are held in, as `Engine` takes it; None: as the engine was made.
             token: Tells the hub who asks for a gated or private model; it is not kept.
             offload: As `Engine` takes it; None: as the engine was made.
@@ -246,6 +248,7 @@ class Engine:
     ) -> Events[LoadProgress, None, ModelInfo]:
         if choose_device(self._device)[0].type == "cuda":
             cap_gpu_memory(self._gpu_share)
+        name = name and understood(name)
         source = yield from self._folder_of(name, how, token)
         label = name or MODEL_NAME
         self._loaded = self.info = None
@@ -271,10 +274,18 @@ class Engine:
             yield from prepare_default_model(self._data_dir)
             return default_model_dir(self._data_dir)
         found = folder_of(name, self._data_dir)
-        if found is not None:
+        # what was fetched here can be fetched again; what lies elsewhere is not ours to change
+        is_ours = found is not None and found == fetched_dir(self._data_dir, name)
+        damage = damage_of(found) if is_ours else None
+        if found is not None and damage is None:
             return found
+        if damage is not None:
+            yield LoadProgress(f"{name} on this disk is damaged ({damage}); it is fetched again", 0)
         try:
-            return (yield from fetch_model(name, self._data_dir, token, how.check))
+            fetching = fetch_model(
+                name, self._data_dir, token, how.check, is_damaged=damage is not None
+            )
+            return (yield from fetching)
         except NoConnectionError as error:
             there = ", ".join(model.name for model in self.models_on_disk())
             raise NoConnectionError(

@@ -6,7 +6,8 @@ never runs code that came with a model.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -33,10 +34,17 @@ from nexusquant.engine.chat_template import ChatTemplate
 from nexusquant.engine.decode_graph import RecordingTrial
 from nexusquant.engine.devices import choose_device, devices_of, kernel_notes
 from nexusquant.engine.memory import MemoryReading, read_memory
+from nexusquant.engine.models import (
+    check_config,
+    check_has_tokenizer,
+    check_tokenizer,
+    check_weights,
+    printable,
+)
 from nexusquant.engine.placement import Card, Placement, place_weights
 from nexusquant.engine.quantized_checkpoints import check_quantizer, quant_method, quantizer_notes
-from nexusquant.engine.weights import Precision
-from nexusquant.errors import OutOfMemoryError, UnsupportedModelError
+from nexusquant.engine.weights import Precision, count_weights
+from nexusquant.errors import NexusquantError, OutOfMemoryError, UnsupportedModelError
 
 _UNLIMITED_CONTEXT = 1_000_000
 DTYPES = tuple(map(str, Precision))
@@ -104,30 +112,18 @@ def load_model(
         OutOfMemoryError: It does not fit on the device; where that can be told, nothing was read.
     """
     target, notes = choose_device(device)
-    options = _dtype_options(dtype)
-    try:
+    options, is_local = _dtype_options(dtype), Path(source).is_dir()
+    name = Path(source).name if is_local else str(source)
+    with _told(source):
         config, placement = _inspect(source, target, dtype, offload)
         quantized_by = quant_method(config)
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        name = Path(source).name if Path(source).is_dir() else str(source)
+        tokenizer = _tokenizer(source)
         chat_template = ChatTemplate(tokenizer, name)
         # before the weights: a template that cannot be used is told at once
         template_ends = chat_template.end_ids
-        model = AutoModelForCausalLM.from_pretrained(
-            source,
-            config=config,
-            device_map=placement.device_map,
-            use_safetensors=True,
-            trust_remote_code=False,
-            **(options or _checkpoint_dtype(config, target)),
-        )
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(
-            f"{source} does not fit on this device. Choose a smaller model."
-        ) from error
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise UnsupportedModelError(_explain(source, error)) from error
-    model.eval()
+        options = options or _checkpoint_dtype(config, target)
+        model = _weights(source, config, {"device_map": placement.device_map, **options})
+        end_ids = _end_ids(model, tokenizer) | template_ends
     devices = tuple(dict.fromkeys(layer_devices(model)))
     notes += (*placement.notes, *quantizer_notes(quantized_by, model))
     return LoadedModel(
@@ -135,7 +131,7 @@ def load_model(
         model,
         tokenizer,
         _context_length(config),
-        _end_ids(model, tokenizer) | template_ends,
+        end_ids,
         devices[0],
         (*notes, *_kernel_notes(devices, config)),
         other_devices=devices[1:],
@@ -165,10 +161,30 @@ def check_loadable(
         OutOfMemoryError: It does not fit; the numbers are named.
     """
     _dtype_options(dtype)
-    try:
+    with _told(source):
         _inspect(source, choose_device(device)[0], dtype, offload, freed_bytes)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise UnsupportedModelError(_explain(source, error)) from error
+        if Path(source).is_dir():
+            check_tokenizer(Path(source))
+
+
+@contextmanager
+def _told(source: str | Path, what: str = "") -> Iterator[None]:
+    """Turn what a stranger's files make transformers and tokenizers raise into a sentence.
+
+    What these raise has no limits, down to panics of Rust, which are no `Exception`.
+    """
+    try:
+        yield
+    except NexusquantError:
+        raise
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemoryError(
+            f"{source} does not fit on this device. Choose a smaller model."
+        ) from error
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UnsupportedModelError(_explain(f"{what}{source}", error)) from error
 
 
 def _inspect(
@@ -179,7 +195,10 @@ def _inspect(
     freed_bytes: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[PreTrainedConfig, Placement]:
     """What a model's config says, before gigabytes are read for nothing."""
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    is_local = Path(source).is_dir()
+    if is_local:
+        check_config(Path(source))
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=is_local)
     supported_layers(config)
     check_quantizer(str(source), config, dtype)
     if target.type == "cpu":
@@ -197,6 +216,69 @@ def _inspect(
         free_ram_bytes=read_memory(torch.device("cpu")).device_free_bytes,
     )
     return config, placement
+
+
+def _tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
+    is_local = Path(source).is_dir()
+    if is_local:
+        check_tokenizer(Path(source))
+    with _told(source, "The tokenizer of "):
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                source, trust_remote_code=False, local_files_only=is_local
+            )
+        except Exception:
+            # that there is none says more than what its absence made somebody raise
+            if is_local:
+                check_has_tokenizer(Path(source))
+            raise
+    if is_local and isinstance(tokenizer, PreTrainedTokenizerBase):
+        check_has_tokenizer(Path(source))
+    return tokenizer
+
+
+def _weights(
+    source: str | Path, config: PreTrainedConfig, options: Mapping[str, object]
+) -> PreTrainedModel:
+    """The model with its weights, none of them pickled and none drawn at random."""
+    is_local, is_quantized = Path(source).is_dir(), quant_method(config) is not None
+    if is_local:
+        _check_weights(Path(source), config)
+    model, found = AutoModelForCausalLM.from_pretrained(
+        source,
+        config=config,
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=is_local,
+        output_loading_info=True,
+        **options,
+    )
+    if not is_quantized:
+        _check_nothing_is_missing(source, found["missing_keys"])
+    return model.eval()
+
+
+def _check_weights(folder: Path, config: PreTrainedConfig) -> None:
+    """Refuse damaged weights, and a config that asks for more than they hold: that is memory."""
+    files = check_weights(folder)
+    if quant_method(config) is not None:
+        return
+    wanted = count_weights(config).num_parameters
+    if files.num_values < wanted:
+        raise UnsupportedModelError(
+            f"The weights in {folder} ({', '.join(files.names[:3])}) hold {files.num_values:,} "
+            f"numbers, and config.json describes a model of {wanted:,}. One of them belongs to "
+            "another model, or a file is missing: fetch the model again."
+        )
+
+
+def _check_nothing_is_missing(source: str | Path, missing: Collection[str]) -> None:
+    """Refuse weights that transformers would draw at random, which only its log would tell."""
+    if missing:
+        raise UnsupportedModelError(
+            f"The weights of {source} lack {len(missing)} that its config asks for, "
+            f"{min(missing)} among them. Fetch the model again."
+        )
 
 
 def _dtype_options(dtype: str) -> dict[str, object] | None:
@@ -229,9 +311,11 @@ def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froz
     return frozenset(token for token in (*ids, tokenizer.eos_token_id) if token is not None)
 
 
-def _explain(source: str | Path, error: Exception) -> str:
-    first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _explain(what: str, error: BaseException) -> str:
+    # the second line of some errors says what was wrong with the entry that the first one names
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    reason = printable(" ".join(lines[:2]), 300) if lines else type(error).__name__
     return (
-        f"{source} could not be loaded: {first_line} "
+        f"{what} could not be loaded: {reason.rstrip('.: ')}. "
         "Give a Hugging Face id or a local folder with safetensors weights and a tokenizer."
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from huggingface_hub import scan_cache_dir, try_to_load_from_cache
 from huggingface_hub.errors import CacheNotFound, HFValidationError
 
 from nexusquant.engine.downloads import fetched_dir
+from nexusquant.engine.models import shard_names
+from nexusquant.errors import UnsupportedModelError
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json", "spiece.model")
 
@@ -81,10 +82,9 @@ def _weights(folder: Path) -> list[Path]:
         return []
     if index.is_file() and not (folder / "model.safetensors").is_file():
         try:
-            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        except (OSError, ValueError, KeyError, AttributeError):
+            return [folder / name for name in shard_names(folder)]
+        except (OSError, UnsupportedModelError):
             return []
-        return [folder / name for name in sorted(set(names))]
     return [folder / "model.safetensors"]
 
 

@@ -44,7 +44,9 @@ def publish(build: Path, target: Path) -> None:
     for path in build.iterdir():
         with path.open("r+b") as file:
             os.fsync(file.fileno())
-    if target.exists():
+    if target.is_symlink() or target.is_file():
+        target.unlink()
+    elif target.exists():
         shutil.rmtree(target)
     os.replace(build, target)
     if os.name == "posix":

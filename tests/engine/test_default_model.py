@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
+import os
 import shutil
 import sys
 import time
@@ -10,6 +13,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import model_folders
 import pytest
 import torch
 from filelock import FileLock
@@ -243,6 +247,82 @@ def test_remains_of_a_killed_process_and_of_an_older_conversion_are_replaced(
     drain(tmp_path)
     assert (old / "model.safetensors").read_bytes() == b"a small stand-in"
     assert leftovers(tmp_path) == [default_model.MODEL_NAME]
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        *(("model.safetensors", change) for change in ("cut", "flip", "empty", "remove")),
+        *((name, "flip") for name in default_model._REQUIRED_FILES if name.endswith(".json")),
+        ("config.json", "folder"),
+    ],
+)
+def test_a_damaged_model_is_made_again_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, change: str
+) -> None:
+    use_small_model(monkeypatch, tmp_path)
+    drain(tmp_path)
+    path = default_model_dir(tmp_path) / name
+    whole = path.read_bytes()
+    path.unlink()
+    if change == "folder":
+        path.mkdir()
+    elif change != "remove":
+        damaged = {"cut": whole[:5], "flip": bytes([whole[0] ^ 1]) + whole[1:], "empty": b""}
+        path.write_bytes(damaged[change])
+    assert not is_ready(tmp_path)
+    said = [progress.text for progress in prepare_default_model(tmp_path)]
+    assert any(name in text and "damaged" in text and "made again" in text for text in said)
+    assert path.read_bytes() == whole
+    assert is_ready(tmp_path)
+
+
+@pytest.mark.parametrize("receipt", ["[]", "{", "[" * 5000])
+def test_a_damaged_receipt_has_the_model_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, receipt: str
+) -> None:
+    use_small_model(monkeypatch, tmp_path)
+    drain(tmp_path)
+    (default_model_dir(tmp_path) / "nexusquant.json").write_text(receipt)
+    assert not is_ready(tmp_path)
+    drain(tmp_path)
+    assert is_ready(tmp_path)
+
+
+def test_a_model_that_was_only_touched_is_not_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_small_model(monkeypatch, tmp_path)
+    drain(tmp_path)
+    os.utime(default_model_dir(tmp_path) / "config.json", (1, 1))
+    assert is_ready(tmp_path)
+
+
+def test_a_model_of_an_earlier_version_is_looked_at(tmp_path: Path) -> None:
+    # its receipt knows no files, and stand-ins are no model
+    folder = default_model_dir(tmp_path)
+    model_folders.write_model(folder)
+    receipt = json.dumps(default_model._CONVERSION)
+    (folder / "nexusquant.json").write_text(receipt)
+    assert is_ready(tmp_path)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert not is_ready(tmp_path)
+
+
+@pytest.mark.parametrize("step", ["convert_gguf", "_unpack", "publish"])
+def test_a_disk_that_becomes_full_is_told_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    use_small_model(monkeypatch, tmp_path)
+
+    def full(work: Path, *rest: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(work))
+
+    monkeypatch.setattr(default_model, step, full)
+    with pytest.raises(DefaultModelError, match=r"no room .* needs 600 MB"):
+        drain(tmp_path)
+    assert leftovers(tmp_path) == []
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from nexusquant.engine import Engine, Job, JobState, LoadProgress
 from nexusquant.engine.downloads import fetched_dir
+from nexusquant.errors import NexusquantError
 
 NAME = "somebody/tiny-llama"
 
@@ -91,3 +92,36 @@ def test_a_download_that_is_stopped_leaves_the_model_in_use(
     assert job.state is JobState.CANCELLED
     assert engine.info is before
     assert not fetched_dir(tmp_path, hub.name).exists()
+
+
+@pytest.mark.parametrize("change", ["cut", "empty", "pointer", "longer"])
+def test_a_damaged_model_is_fetched_again_but_for_what_is_whole(
+    hub: FakeHub, engine: Engine, tmp_path: Path, change: str
+) -> None:
+    ended(engine.load(NAME))
+    weights = fetched_dir(tmp_path, NAME) / "model.safetensors"
+    whole = weights.read_bytes()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:5f\nsize 9\n"
+    damaged = {"cut": whole[:40_000], "empty": b"", "pointer": pointer, "longer": whole + b"0"}
+    weights.write_bytes(damaged[change])
+    hub.requests.clear()
+    job = engine.load(NAME)
+    texts = [event.text for event in ended(job)]
+    assert job.state is JobState.DONE, job.error
+    assert any("model.safetensors" in text and "fetched again" in text for text in texts)
+    assert weights.read_bytes() == whole
+    assert [name for name, _ in hub.requests if not name.endswith("model.safetensors")] == []
+
+
+def test_a_damaged_model_stays_as_it_is_without_a_connection(
+    hub: FakeHub, engine: Engine, tmp_path: Path
+) -> None:
+    ended(engine.load(NAME))
+    weights = fetched_dir(tmp_path, NAME) / "model.safetensors"
+    weights.write_bytes(b"")
+    hub.close()
+    job = engine.load(NAME)
+    ended(job)
+    assert job.state is JobState.FAILED
+    assert isinstance(job.error, NexusquantError)
+    assert weights.is_file()

@@ -82,6 +82,15 @@ class _Words:
     eos_token_id = None
 
 
+class _NoTemplate:
+    """A template's place, where nothing is said."""
+
+    end_ids: frozenset[int] = frozenset()
+
+    def __init__(self, tokenizer: _Words, name: str) -> None:
+        pass
+
+
 def test_fp8_weights_are_widened_where_the_device_cannot_compute_with_them_and_it_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +101,7 @@ def test_fp8_weights_are_widened_where_the_device_cannot_compute_with_them_and_i
     monkeypatch.setattr(
         "nexusquant.engine.model_loader.AutoTokenizer.from_pretrained", lambda *a, **k: _Words()
     )
+    monkeypatch.setattr("nexusquant.engine.model_loader.ChatTemplate", _NoTemplate)
     loaded = load_model(tmp_path, device="cpu")
     assert loaded.model.dtype == torch.bfloat16
     assert any("widened to 16 bits" in note for note in loaded.notes)

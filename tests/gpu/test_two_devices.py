@@ -141,6 +141,15 @@ class _Words:
     eos_token_id = None
 
 
+class _NoTemplate:
+    """A template's place, where nothing is said."""
+
+    end_ids: frozenset[int] = frozenset()
+
+    def __init__(self, tokenizer: _Words, name: str) -> None:
+        pass
+
+
 def load_with(
     free_bytes: int, folder: Path, patch: pytest.MonkeyPatch, *, offload: bool
 ) -> model_loader.LoadedModel:
@@ -153,6 +162,7 @@ def load_with(
     patch.setattr(model_loader, "read_memory", pretend)
     patch.setattr(model_loader, "devices_of", lambda target: (GPU,))
     patch.setattr(model_loader.AutoTokenizer, "from_pretrained", lambda *a, **k: _Words())
+    patch.setattr(model_loader, "ChatTemplate", _NoTemplate)
     return model_loader.load_model(folder, "cuda", "float32", offload=offload)
 
 
@@ -226,6 +236,7 @@ def test_weights_go_to_the_gpu_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     num_bytes = sum(weight.nbytes for weight in model.parameters())
     del model
     monkeypatch.setattr(model_loader.AutoTokenizer, "from_pretrained", lambda *a, **k: _Words())
+    monkeypatch.setattr(model_loader, "ChatTemplate", _NoTemplate)
     # of several GPUs, the one with the most room is taken
     gpus = range(torch.cuda.device_count())
     torch.cuda.empty_cache()
