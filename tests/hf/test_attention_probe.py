@@ -61,6 +61,11 @@ REFUSED = {
     "electra": (_ENCODER, "encoder"),
     "diffllama": (SIZES, "keys itself"),
     "doge": (SIZES, "keys itself"),
+    "jetmoe": ({**_ENCODER, "num_local_experts": 4, "num_experts_per_tok": 2}, "own numbers"),
+    "minimax_m3_vl_text": (
+        {**SIZES, **_EXPERTS, "layer_types": ["full_attention", "minimax_m3_sparse"]},
+        "minimax_m3_sparse|neither full nor",
+    ),
 }
 SUPPORTED = {
     "llama": SIZES,
