@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -55,23 +54,22 @@ def _default_layers(config: PreTrainedConfig) -> list[hf_compat.CacheLayerMixin]
 
 
 def _attention_problem(config: PreTrainedConfig, model: PreTrainedModel | None) -> str | None:
-    if model is not None:
-        # it exists, so its config is right; where it cannot be tried without numbers, its first
-        # use will tell
-        with suppress(Exception):
-            return attention_problem(config, type(model))
-        return None
-    if causal_class(config) is None:
+    if model is None and causal_class(config) is None:
         return (
             f"A model of type {config.model_type} does not write text: transformers has no causal "
             "language model of that type. Choose a model for text generation."
         )
     try:
-        return attention_problem(config)
+        return attention_problem(config, None if model is None else type(model))
     except NotImplementedError:
-        # code that looks at numbers cannot be tried without them: its first use will tell
-        return None
+        return (
+            f"A model of type {config.model_type} looks at its own numbers before it attends, so "
+            "that nothing tells beforehand whether a compressed cache can serve it."
+        )
     except Exception as error:
+        if model is not None:
+            # it exists, so its config is right, and its first use will tell
+            return None
         # the model's own code in the hands of a stranger's config: what it raises has no limits
         raise UnsupportedModelError(
             f"No model of type {config.model_type} can be made and tried with this config "

@@ -66,8 +66,7 @@ def fetch_model(
         token: Says who asks; None: as the person is logged in on this computer, if at all.
         check: Called with a folder of config and tokenizer before any weights are fetched; what
             it raises ends the download.
-        is_damaged: The model is on this disk, and some of its files are not what was fetched: only
-            those that the hub says are whole are kept.
+        is_damaged: Files on this disk are not what was fetched; only whole ones are kept.
 
     Yields:
         What happens now; several times a second while downloading.
@@ -87,7 +86,6 @@ def fetch_model(
         yield from acquire(lock, name)
         try:
             if is_damaged and target.is_dir():
-                yield LoadProgress(f"Looking for damaged files of {name}", 0.0)
                 _throw_damaged_away(remote, target)
             if not target.is_dir():
                 yield from _fetch(remote, target, token, check)

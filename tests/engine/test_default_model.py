@@ -13,10 +13,10 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import model_folders
 import pytest
 import torch
 from filelock import FileLock
+from small_model import write_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from nexusquant.engine import default_model
@@ -301,7 +301,7 @@ def test_a_model_that_was_only_touched_is_not_made_again(
 def test_a_model_of_an_earlier_version_is_looked_at(tmp_path: Path) -> None:
     # its receipt knows no files, and stand-ins are no model
     folder = default_model_dir(tmp_path)
-    model_folders.write_model(folder)
+    write_model(folder)
     receipt = json.dumps(default_model._CONVERSION)
     (folder / "nexusquant.json").write_text(receipt)
     assert is_ready(tmp_path)

@@ -59,13 +59,22 @@ REFUSED = {
     "bert": (_ENCODER, "encoder"),
     "roberta": (_ENCODER, "encoder"),
     "electra": (_ENCODER, "encoder"),
+    "vit": ({"hidden_size": 64}, "does not write text"),
+    "clip": ({}, "text"),
+    "nobody-knows-this": (SIZES, "nobody-knows-this"),
     "diffllama": (SIZES, "keys itself"),
     "doge": (SIZES, "keys itself"),
+    "jetmoe": ({**_ENCODER, "num_local_experts": 4, "num_experts_per_tok": 2}, "own numbers"),
+    "minimax_m3_vl_text": (
+        {**SIZES, **_EXPERTS, "layer_types": ["full_attention", "minimax_m3_sparse"]},
+        "minimax_m3_sparse|neither full nor",
+    ),
 }
 SUPPORTED = {
     "llama": SIZES,
     "qwen2": SIZES,
     "qwen3": SIZES,
+    "mistral": {**SIZES, "sliding_window": 4096},
     "phi3": {**SIZES, "pad_token_id": 0},
     "gemma": SIZES,
     "gemma3_text": {**SIZES, **_KINDS},

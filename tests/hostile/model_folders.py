@@ -17,13 +17,9 @@ from pathlib import Path
 
 import torch
 from attempt import Attempt
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    CONFIG_MAPPING,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from pasted_names import pasted_name
+from small_model import write_model
+from transformers import CONFIG_MAPPING
 from watching import Watch
 
 from nexusquant.engine import load_model
@@ -32,7 +28,6 @@ from nexusquant.engine.models import understood
 from nexusquant.errors import NexusquantError, OutOfMemoryError, UnsupportedModelError
 
 _MOST_SENTENCE = 1500
-_TEMPLATE = "{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}"
 _JUNK: tuple[object, ...] = (
     *(None, True, False, 0, -1, 1, 2, 3, 7, 2**31, 2**63, 10**30, -(2**70), 0.5, -0.0, 1e308),
     *(float("nan"), float("inf"), "", "llama", "16", "None", "\ud83d", "a\0b", "../x", "x" * 9000),
@@ -42,38 +37,6 @@ _NAMES = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"),
     *("model.safetensors", "chat_template.jinja"),
 )
-
-
-def write_model(folder: Path, **sizes: object) -> None:
-    """Write a Llama of two layers with random weights and a tokenizer of single bytes.
-
-    Args:
-        folder: Where to; made if it is missing.
-        sizes: Entries of the config that are to be otherwise.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokens.decoder = decoders.ByteLevel()
-    marks = ("<|im_start|>", "<|im_end|>")
-    tokens.add_special_tokens([AddedToken(mark, special=True, normalized=False) for mark in marks])
-    PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token=marks[1]).save_pretrained(folder)
-    (folder / "chat_template.jinja").write_text(_TEMPLATE, encoding="utf-8")
-    torch.manual_seed(0)
-    config = {
-        "vocab_size": 258,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 1,
-        "head_dim": 16,
-        "max_position_embeddings": 512,
-        "bos_token_id": None,
-        "eos_token_id": 257,
-    }
-    LlamaForCausalLM(LlamaConfig(**config | sizes)).save_pretrained(folder)
 
 
 class _Payload:
@@ -117,7 +80,7 @@ def attempts(rng: random.Random, count: int, folder: Path) -> Iterator[Attempt]:
     grounds = _Grounds(folder)
     for number in range(count):
         if rng.random() < 0.15:
-            name = _pasted(rng, grounds)
+            name = pasted_name(rng, grounds.good)
             yield Attempt(f"{number}-name {name[:80]!r}", _naming(grounds, name))
             continue
         kind = rng.choice(_KINDS)
@@ -428,44 +391,6 @@ def _adapter(rng: random.Random, model: Path, grounds: _Grounds) -> str:
     base = rng.choice((str(grounds.secrets), "somebody/else", 7))
     (model / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
     return str(base)
-
-
-def _pasted(rng: random.Random, grounds: _Grounds) -> str:
-    good = str(grounds.good)
-    name = rng.choice(
-        (
-            *(
-                good,
-                f"{good}/config.json",
-                f"{good}/",
-                f"file://{good}",
-                "Qwen/Qwen2.5-7B-Instruct",
-            ),
-            *("https://huggingface.co/a/b/tree/main", "hf.co/a/b", "http://127.0.0.1:1/a/b"),
-            *("https://huggingface.co@evil.example/a/b", "https://evil.example/huggingface.co/a/b"),
-            *("ftp://x/y", "file://host/x", "https://[::1", "https://huggingface.co/", "/dev/zero"),
-            *("../../etc/passwd", "/etc/passwd", "~nobody-there/x", "$HOME/x", "%s%n", "a/b/c/d"),
-            *(
-                "x" * 5000,
-                "a\0b",
-                "\ud83d",
-                "a\nb",
-                "\u202eabc",
-                "",
-                "   ",
-                "'",
-                '""',
-                "C:\\m\\x.gguf",
-            ),
-            *("https://huggingface.co/datasets/a/b", "models--a--b", "a" * 300, "git clone x"),
-        )
-    )
-    for _ in range(rng.choice((0, 1, 1, 3))):
-        around = rng.choice(
-            ("{}", "  {}\n", '"{}"', "'{}'", "“{}”", "{}/", "\ufeff{}", "`{}`", "<{}>")
-        )
-        name = around.format(name)
-    return name
 
 
 _KINDS = (

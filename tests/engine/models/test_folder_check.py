@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import model_folders
 import pytest
+from small_model import write_model
 from watching import Watch
 
 from nexusquant.engine.model_loader import check_loadable, load_model
@@ -23,7 +23,7 @@ _PIECES = 24
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A small model that loads."""
-    model_folders.write_model(tmp_path / "model")
+    write_model(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -76,11 +76,15 @@ def test_the_small_model_loads(folder: Path) -> None:
         ("quantization_config", 4),
         ("text_config", "llama"),
         ("transformers_weights", "/etc/passwd"),
+        ("num_key_value_heads", 0),
+        ("pad_token_id", {"a": 1}),
+        ("hidden_act", 3),
+        ("use_cache", "perhaps"),
     ],
 )
 def test_a_senseless_entry_is_named(folder: Path, entry: str, value: object) -> None:
     change(folder, **{entry: value})
-    refused(folder, "config.json", entry)
+    refused(folder, entry)
 
 
 def test_an_entry_of_a_section_is_named_with_it(folder: Path) -> None:
@@ -150,7 +154,9 @@ _NO_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links, devices and pipes are of Unix")
-@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "chat_template.jinja", "model.safetensors"]
+)
 @pytest.mark.parametrize("kind", _NO_FILES)
 def test_what_is_no_file_of_the_folder_is_named_and_not_opened(
     folder: Path, name: str, kind: str

@@ -6,8 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-import model_folders
 import pytest
+from small_model import write_model
 from watching import Watch
 
 from nexusquant.engine import Engine, JobState
@@ -90,9 +90,16 @@ def test_a_gguf_file_under_another_name_is_refused_as_one(tmp_path: Path) -> Non
         understood(str(tmp_path / "model.bin"))
 
 
+def test_a_file_of_another_kind_is_told_with_what_to_give(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("a")
+    with pytest.raises(UnsupportedModelError, match="Give the folder"):
+        understood(str(tmp_path / "notes.txt"))
+
+
 @pytest.mark.parametrize(
     ("pasted", "reason"),
     [
+        ("x" * 400, "cannot be opened"),
         *((nothing, "No model was named") for nothing in ("", "  ", '""', "\n\t")),
         ("https://evil.example/huggingface.co/a/b", "outside huggingface.co"),
         ("https://huggingface.co@evil.example/a/b", "outside huggingface.co"),
@@ -133,7 +140,7 @@ def test_loops_devices_and_locked_folders_are_told(
 
 
 def test_the_engine_loads_what_was_pasted(tmp_path: Path) -> None:
-    model_folders.write_model(tmp_path / "my model")
+    write_model(tmp_path / "my model")
     engine = Engine(tmp_path / "data", "cpu")
     try:
         for pasted in ('"{}"', "  {}  ", "{}/config.json"):

@@ -8,8 +8,8 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-import model_folders
 import pytest
+from small_model import write_model
 from watching import Watch
 
 from nexusquant.engine import load_model
@@ -23,7 +23,7 @@ INDEX = "model.safetensors.index.json"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A small model that loads."""
-    model_folders.write_model(tmp_path / "model")
+    write_model(tmp_path / "model")
     return tmp_path / "model"
 
 
@@ -237,3 +237,10 @@ def test_a_config_that_asks_for_more_than_the_weights_hold_is_refused(
     config = json.loads(path.read_text())
     path.write_text(json.dumps({**config, entry: config[entry] * 2, "layer_types": None}))
     refused(folder, "model.safetensors", "fetch the model again")
+
+
+def test_a_tensor_under_another_name_is_missed(folder: Path) -> None:
+    entries, body = header(folder)
+    name = "model.layers.1.self_attn.q_proj.weight"
+    write_header(folder, {key.replace(name, f"{name}2"): e for key, e in entries.items()}, body)
+    refused(folder, name)
