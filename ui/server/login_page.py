@@ -22,7 +22,7 @@ _PAGE = """<!doctype html>
   label {{ display: grid; gap: .25rem; font-size: .9rem; }}
   input, button {{ font: inherit; padding: .55rem .7rem; border-radius: .5rem; }}
   input {{ border: 1px solid GrayText; }}
-  button {{ border: 0; background: #1d5fbf; color: #fff; cursor: pointer; }}
+  button {{ border: 0; background: #0f766e; color: #fff; cursor: pointer; }}
   p {{ margin: 0; font-size: .9rem; }}
   .wrong {{ color: #b3261e; font-weight: 600; }}
   @media (prefers-color-scheme: dark) {{ .wrong {{ color: #ffb4ab; }} }}
