@@ -61,15 +61,16 @@ def _attention_problem(config: PreTrainedConfig, model: PreTrainedModel | None) 
         )
     try:
         return attention_problem(config, None if model is None else type(model))
-    except NotImplementedError:
-        return (
-            f"A model of type {config.model_type} looks at its own numbers before it attends, so "
-            "that nothing tells beforehand whether a compressed cache can serve it."
-        )
     except Exception as error:
         if model is not None:
-            # it exists, so its config is right, and its first use will tell
+            # it exists, so its config is right, and its first use will tell. Code that looks at
+            # numbers need not be the model's own: a program may watch what goes into it
             return None
+        if isinstance(error, NotImplementedError):
+            return (
+                f"A model of type {config.model_type} looks at its own numbers before it attends, "
+                "so that nothing tells beforehand whether a compressed cache can serve it."
+            )
         # the model's own code in the hands of a stranger's config: what it raises has no limits
         raise UnsupportedModelError(
             f"No model of type {config.model_type} can be made and tried with this config "

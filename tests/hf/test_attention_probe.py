@@ -186,6 +186,21 @@ def test_attention_that_nobody_knew_is_judged_by_what_it_does(
     assert reason in problem
 
 
+def test_a_program_that_watches_what_a_model_reads_does_not_have_it_refused(monkeypatch) -> None:
+    # sizes that no other test has, so that no answer is remembered
+    model, own, seen = made("llama", {**SIZES, "vocab_size": 311}), torch.nn.Embedding.forward, []
+
+    def watched(module: torch.nn.Embedding, ids: torch.Tensor) -> torch.Tensor:
+        seen.extend(ids.flatten().tolist())
+        return own(module, ids)
+
+    monkeypatch.setattr(torch.nn.Embedding, "forward", watched)
+    ids = tiny_models.token_ids(60)
+    with torch.no_grad():
+        model(input_ids=ids, past_key_values=CompressedCache(model, CompressionConfig()))
+    assert seen == ids.flatten().tolist()
+
+
 def test_heads_that_cannot_share_are_told_by_both_entries(tmp_path: Path) -> None:
     folder = write_config(tmp_path, "llama", {**SIZES, "num_key_value_heads": 3})
     with pytest.raises(UnsupportedModelError, match=r"num_attention_heads.*num_key_value_heads"):
