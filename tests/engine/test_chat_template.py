@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from datetime import datetime
 
@@ -149,6 +150,22 @@ def test_the_end_of_a_turn_is_found_in_the_template():
     assert template.end_ids == {tokenizer.convert_tokens_to_ids("<|im_end|>")}
 
 
+def test_a_chat_of_several_turns_keeps_its_moment_past_midnight():
+    template = template_of(PRINTS_THE_TIME)
+    evening = datetime(2026, 12, 31, 23, 59, 59)
+
+    def at(moment: datetime, *said: tuple[str, str]) -> str:
+        messages = [Message(role, text) for role, text in said]
+        return template.render(messages, add_generation_prompt=False, moment=moment)
+
+    said = [("user", "one"), ("assistant", "two"), ("user", "three"), ("assistant", "four")]
+    prompts = [at(evening, *said[:number]) for number in (1, 2, 3, 4)]
+    for before, after in itertools.pairwise(prompts):
+        assert after.startswith(before)
+    assert "31 Dec 2026 23:59:59" in prompts[-1]
+    assert "01 Jan 2027" in at(datetime(2027, 1, 1), *said)
+
+
 @pytest.mark.parametrize(
     ("opened", "closed"),
     [
@@ -201,6 +218,30 @@ def test_a_template_that_cannot_be_used_is_refused_with_a_reason(source):
         render(template_of(source), ("user", "Question?"))
     assert "The chat template of this model" in str(told.value)
     assert "root:" not in str(told.value)
+
+
+@pytest.mark.parametrize("words", ["\ud83d", "a\x00b", "\u202eevil", "x\x1b[2Jy", "two\u2028lines"])
+def test_what_a_template_says_as_it_refuses_can_be_shown(words):
+    # written as escapes, as jinja reads them: a template's own text holds no half characters
+    spelt = words.encode("ascii", "backslashreplace").decode()
+    template = template_of("{{ raise_exception('This is why" + spelt + "') }}")
+    with pytest.raises(UnsupportedModelError, match="This is why") as told:
+        render(template, ("user", "Question?"))
+    assert str(told.value).isprintable()
+
+
+def test_a_template_cannot_fill_the_screen_with_its_reason():
+    template = template_of("{{ raise_exception('why ' * 10**5) }}")
+    with pytest.raises(UnsupportedModelError, match="why why") as told:
+        render(template, ("user", "Question?"))
+    assert len(str(told.value)) < 600
+
+
+def test_the_name_of_a_models_folder_can_be_shown():
+    template = ChatTemplate(byte_tokenizer(template="{{ 1/0 }}"), "m\udcff\n")
+    with pytest.raises(UnsupportedModelError, match="division by zero") as told:
+        render(template, ("user", "Question?"))
+    assert str(told.value).isprintable()
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from nexusquant.engine.chat_template.process import (
     TemplateProcess,
 )
 from nexusquant.engine.messages import Message
+from nexusquant.engine.models import printable
 from nexusquant.errors import UnsupportedModelError
 
 _ROLES = ("system", "user", "assistant")
@@ -41,6 +42,7 @@ _NUMBERED = re.compile(rf"{_PLACE}(\d{{6}})")
 _MAX_REPEATED = 4
 _MAX_OWN_CHARACTERS = 1_000_000
 _MAX_TOKEN = 4096
+_MAX_REASON = 400
 
 # a model's thought at the beginning of its answer; a prompt may have opened it
 _THOUGHT = re.compile(r"(\s*<think>)?(.*?)(</think>)", re.DOTALL)
@@ -203,9 +205,10 @@ class ChatTemplate:
         raise self._unusable(failure or TemplateError("is not a text"))
 
     def _unusable(self, error: TemplateError) -> UnsupportedModelError:
+        # a template words its own refusals, and a folder may have any name
+        name, reason = printable(self._name), printable(str(error), _MAX_REASON)
         return UnsupportedModelError(
-            f"The chat template of {self._name} {error}. Choose another model, or replace its "
-            "template."
+            f"The chat template of {name} {reason}. Choose another model, or replace its template."
         )
 
 
