@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import random
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -16,9 +17,11 @@ from pathlib import Path
 from attempt import Attempt
 from byte_models import ADDED, CHATML, FAMILIES, byte_tokenizer
 
+from nexusquant.documents import Page
+from nexusquant.documents.prompt import build_prompt
 from nexusquant.engine.chat_template import ChatTemplate
 from nexusquant.engine.messages import Message
-from nexusquant.errors import UnsupportedModelError
+from nexusquant.errors import DocumentError, UnsupportedModelError
 
 NOON = datetime(2026, 3, 14, 12)
 WORDS = ("heron", "harbour", "contract", "seven", "Übung", "日本", "e\u0301", "don't", "3.5")
@@ -50,6 +53,16 @@ SPICE = (
     "\\n",
     "&lt;",
 )
+# how a text may spell the mark of a page
+MARKS = (
+    "[page {}]",
+    "[PAGE {}]",
+    "[ page\u00a0{} ]",
+    "[pa\u200bge {}]",
+    "\uff3bpage {}\uff3d",
+    "[[page {}]]",
+    "[page\n{}]",
+)
 GOOD = (
     CHATML,
     CHATML.replace("m['content']", "m['content'] | trim"),
@@ -66,6 +79,7 @@ BAD = (
     "{{ 1/0 }}",
     "{{ ''.__class__.__mro__ }}",
     "{{ raise_exception('no') }}",
+    "{{ raise_exception('\\ud83d \\x00 \\u202e' * 9999) }}",
     "{% include 'x' %}",
     "{{ messages | tojson | tojson }}",
     "{{ messages[99].content }}",
@@ -89,8 +103,11 @@ def attempts(rng: random.Random, count: int, folder: Path) -> Iterator[Attempt]:
     # a template of its own each takes a process, so the honest ones are made once
     honest = _Honest()
     for number in range(count):
-        if rng.random() < 0.75:
+        kind = rng.random()
+        if kind < 0.5:
             yield _said(rng, number, honest)
+        elif kind < 0.75:
+            yield _document(rng, number, honest)
         else:
             yield _template(rng, number)
 
@@ -176,8 +193,62 @@ def _control_ids(tokenizer, template, role, text) -> tuple[list[int], str]:
     said = Message(role, text)
     messages = [*others, said] if role == "assistant" else [said, *others]
     prompt = template.render(messages, add_generation_prompt=True, moment=NOON)
-    ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    return [one for one in ids if one in tokenizer.added_tokens_decoder], prompt
+    return _controls_in(tokenizer, prompt), prompt
+
+
+class _Writer:
+    """What `build_prompt` asks of an engine, without a model."""
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self.render, self.harmless = template.render, template.harmless
+
+
+def _document(rng: random.Random, number: int, honest: _Honest) -> Attempt:
+    family, source = rng.choice(sorted(FAMILIES)), rng.choice(GOOD)
+    texts = [_hostile_page(rng, family) for _ in range(rng.choice([1, 2, 5]))]
+    question = _hostile_text(rng, family)[0]
+    run = functools.partial(_run_document, honest, family, source, texts, question)
+    told = " / ".join(text[:80] for text, _ in texts)
+    return Attempt(f"{number}: {family}, pages {told!r}, asked {question[:80]!r}", run)
+
+
+def _hostile_page(rng: random.Random, family: str) -> tuple[str, list[str]]:
+    text, words = _hostile_text(rng, family)
+    for _ in range(rng.randrange(4)):
+        spelt = rng.choice(MARKS).format(rng.randrange(1, 7))
+        place = rng.choice([0, len(text)])
+        text = text[:place] + rng.choice(["\n", " ", ""]) + spelt + text[place:]
+    return text, words
+
+
+def _run_document(honest, family, source, texts, question) -> str:
+    tokenizer, template = honest.of(family, source)
+    engine, ends = _Writer(template), []
+    for said, asked in ((texts, question), ([("plain", [])] * len(texts), "plain")):
+        pages = [Page(place, text) for place, (text, _) in enumerate(said, start=1)]
+        try:
+            prompt = build_prompt(engine, pages, NOON)
+        except DocumentError as error:
+            assert not any(text.strip() for text, _ in said), error
+            return "refused"
+        ends.append((prompt, prompt.prefix + prompt.suffix(engine, asked)))
+    prompt, written = ends[0]
+    typed, plain = (_controls_in(tokenizer, text) for _, text in ends)
+    assert typed == plain, f"acts: {written[:300]!r}"
+    folded = re.sub(r"[\u200b\ufeff]", "", unicodedata.normalize("NFKC", prompt.prefix)).lower()
+    for span in prompt.spans:
+        assert folded.count(f"[page {span.number}]") == 1, f"{span.number}: {folded[:300]!r}"
+        page = prompt.prefix[span.start : span.end]
+        assert page.startswith(f"[page {span.number}]\n")
+        for word in texts[span.number - 1][1]:
+            assert word.lower() in page.lower(), f"{word} is gone from page {span.number}"
+    written.encode()
+    return "right"
+
+
+def _controls_in(tokenizer, text: str) -> list[int]:
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return [one for one in ids if one in tokenizer.added_tokens_decoder]
 
 
 def _template(rng: random.Random, number: int) -> Attempt:
@@ -209,6 +280,8 @@ def _run_template(source: str) -> str:
         told = str(error)
         assert told.startswith("The chat template of this model"), told
         assert told.endswith("."), told
+        assert told.isprintable(), ascii(told)
+        assert len(told) < 600, len(told)
         return "refused"
     plain, _ = _control_ids(tokenizer, template, "user", "plain")
     assert typed == plain, prompt[:300]
