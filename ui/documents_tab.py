@@ -91,7 +91,9 @@ def build_documents_tab() -> DocumentWidgets:
 
 def _build_file() -> dict[str, Any]:
     own_html("doc-intro", value=INTRO)
-    file = UploadField("A PDF, text, source file, web page, mail or notebook", elem_id="doc-file", height=140)
+    file = UploadField(
+        "A PDF, text, source file, web page, mail or notebook", elem_id="doc-file", height=140
+    )
     with gr.Row(visible=False, elem_classes="nq-ask") as password_row:
         password = gr.Textbox(
             type="password", label="Password of the file", elem_id="doc-password", scale=6
