@@ -16,6 +16,7 @@ from ui import gauge, plots
 from ui.following import Snapshot
 from ui.services import Services
 from ui.sessions import Workspace
+from ui.state.fields import message_of
 from ui.views.messages import drawn_messages
 
 SHOWN_MESSAGES = 60
@@ -51,10 +52,15 @@ class ChatHandlers:
     def send(self, text: str, workspace_id: str, request: gr.Request) -> Iterator[ChatView]:
         """Ask what is in the input and follow the answer."""
         workspace = self._services.workspace(workspace_id, request)
-        if not text.strip():
+        try:
+            message = message_of(text)
+        except ValueError as error:
+            yield ChatView(status=gauge.notice(str(error), "warn"))
+            return
+        if not message:
             yield ChatView()
             return
-        if not workspace.chat.send(text.strip(), workspace.sampling):
+        if not workspace.chat.send(message, workspace.sampling):
             yield ChatView(status=gauge.notice("Wait for the answer, or stop it first.", "warn"))
             return
         yield ChatView(draft="", is_busy=True)

@@ -28,6 +28,7 @@ from ui.presenters import (
 )
 from ui.services import Services
 from ui.sessions import Workspace
+from ui.state.fields import message_of
 
 CURRENT = "current"
 IN_TURN = "Both run one after the other on the same engine, each taking the likeliest token."
@@ -64,12 +65,13 @@ class CompareHandlers:
     ) -> Iterator[CompareView]:
         """Ask on both settings and follow both answers."""
         workspace = self._services.workspace(workspace_id, request)
-        if not text.strip():
-            yield CompareView(status=gauge.notice("Write a question first.", "info"))
-            return
-        question = _question(text.strip(), workspace.documents if with_document else None)
-        configs = (_config(left, workspace), _config(right, workspace))
         try:
+            message = message_of(text)
+            if not message:
+                yield CompareView(status=gauge.notice("Write a question first.", "info"))
+                return
+            question = _question(message, workspace.documents if with_document else None)
+            configs = (_config(left, workspace), _config(right, workspace))
             workspace.compare.start(question, configs, workspace.sampling)
         except ValueError as error:
             yield CompareView(status=gauge.notice(str(error), "warn"))

@@ -18,6 +18,7 @@ from ui.following import Phase, Snapshot
 from ui.presenters import explain
 from ui.services import Services
 from ui.sessions import Workspace
+from ui.state.fields import message_of
 from ui.state.uploads import Upload, UploadError
 from ui.views.messages import drawn_messages
 
@@ -147,11 +148,12 @@ class DocumentHandlers:
     def ask(self, question: str, workspace_id: str, request: gr.Request) -> Iterator[DocumentView]:
         """Ask the pages that were read and follow the answer."""
         workspace = self._services.workspace(workspace_id, request)
-        if not question.strip():
-            yield DocumentView()
-            return
         try:
-            workspace.documents.start_asking(question.strip(), workspace.sampling)
+            message = message_of(question)
+            if not message:
+                yield DocumentView()
+                return
+            workspace.documents.start_asking(message, workspace.sampling)
         except ValueError as error:
             yield DocumentView(status=gauge.notice(explain(error), "warn"))
             return

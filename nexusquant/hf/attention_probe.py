@@ -62,7 +62,8 @@ def attention_problem(config: PreTrainedConfig, model_class: type | None = None)
     """
     # what the answer does not depend on would only keep it from being found again
     text = config.to_json_string(use_diff=False)
-    return _problem(_Question(text, type(config), model_class, config))
+    # a model that was loaded is asked about again when it is first used: the same question
+    return _problem(_Question(text, type(config), model_class or causal_class(config), config))
 
 
 @dataclass(frozen=True)

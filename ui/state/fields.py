@@ -19,9 +19,27 @@ MAX_NEW_TOKENS = 16_384
 MAX_EXACT_TOKENS = 4096
 """First or newest tokens that are kept in 16 bits; more of them would be no compression."""
 
+MAX_MESSAGE_CHARACTERS = 2_000_000
+"""A long book. Splitting more into tokens would keep the engine from everybody for seconds."""
+
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 200
 _SEEDS = range(-(2**63), 2**63)
+
+
+def message_of(text: object) -> str:
+    """What is written in an input, without blanks around it; empty if there is nothing.
+
+    Raises:
+        ValueError: It is too long; the message says what to do.
+    """
+    message = _text(text).strip()
+    if len(message) > MAX_MESSAGE_CHARACTERS:
+        raise ValueError(
+            f"A message can have {MAX_MESSAGE_CHARACTERS:,} characters at most; this one has "
+            f"{len(message):,}. Put it into a file and open that in Documents."
+        )
+    return message
 
 
 def own_sampling(
