@@ -91,3 +91,50 @@ def font_without_map() -> dict[int, Body]:
 def glyph_numbers(text: str) -> bytes:
     """A text as such fonts usually number its letters."""
     return "".join(f"{ord(letter) - 29:04x}" for letter in text).encode()
+
+
+def packed_objects(
+    *, places: int = 0, blanks: int = 0, holder: int = 6, entries: str = "", prev: bool = False
+) -> bytes:
+    """One page as newer PDFs store it: the page tree packed into a stream, the places, too.
+
+    Args:
+        places: So many bytes of places that nobody needs follow in the table.
+        blanks: So many blanks follow the packed page tree.
+        holder: Which object is said to hold the page tree; object 6 does.
+        entries: Further entries of the table.
+        prev: Whether the table says that it follows itself.
+    """
+    tree = zlib.compressobj(9)
+    held = tree.compress(b"2 0 << /Type /Pages /Kids [4 0 R] /Count 1 >>")
+    more: dict[int, Body] = {
+        6: (
+            "/Type /ObjStm /N 1 /First 4 /Extends 6 0 R /Filter /FlateDecode",
+            held + _again(tree, b" ", blanks),
+        )
+    }
+    # the tree is nowhere but in the stream
+    file = one_page(pages="null", more=more).split(b"xref\n")[0]
+    found = {number: file.find(b"%d 0 obj" % number) for number in range(1, 7)}
+    found[7] = len(file)
+    rows = [_place(1, found[number], 0) for number in (3, 4, 5, 6, 7)]
+    packer = zlib.compressobj(9)
+    head = _place(0, 0, 65535) + _place(1, found[1], 0) + _place(2, holder, 0)
+    data = packer.compress(head + b"".join(rows))
+    data += _again(packer, b"\0", places)
+    back = f"/Prev {len(file)}" if prev else ""
+    about = f"/Type /XRef /Root 1 0 R /Size 8 /W [1 4 2] {back} {entries}"
+    file += f"7 0 obj\n<< {about} /Filter /FlateDecode /Length {len(data)} >>\n".encode()
+    file += b"stream\n" + data + b"\nendstream\nendobj\n"
+    return file + b"startxref\n%d\n%%%%EOF" % found[7]
+
+
+def _place(kind: int, where: int, index: int) -> bytes:
+    return bytes([kind]) + where.to_bytes(4, "big") + index.to_bytes(2, "big")
+
+
+def _again(packer: zlib._Compress, block: bytes, num_bytes: int) -> bytes:
+    """End packed data with so many bytes more, as `packed` does."""
+    ended = packer.flush(zlib.Z_FULL_FLUSH)
+    piece = packer.compress(block * 2**20) + packer.flush(zlib.Z_FULL_FLUSH)
+    return ended + piece * (num_bytes // 2**20) + packer.flush()

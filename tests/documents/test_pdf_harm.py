@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from pdf_oddities import HELLO, Body, bomb, forms_in_forms, one_page, packed
+from pdf_oddities import HELLO, Body, bomb, forms_in_forms, one_page, packed, packed_objects
 
 from nexusquant.documents import Document, FileReader
 from nexusquant.documents.worker import process
@@ -118,6 +118,8 @@ LAST_FORM: Body = ("/Type /XObject /Subtype /Form /BBox [0 0 612 792]", HELLO)
             ),
             id="a stamp that draws itself",
         ),
+        pytest.param(packed_objects(places=2 * 10**9), id="table of places"),
+        pytest.param(packed_objects(blanks=2 * 10**9), id="packed objects"),
     ],
 )
 def test_what_unpacks_without_end_is_stopped(outcome, content: bytes) -> None:
@@ -172,6 +174,10 @@ WIDGET = "<< /Type /Annot /Subtype /Widget /Rect [100 600 300 620] "
             ),
             id="a picture of ten gigabytes",
         ),
+        pytest.param(packed_objects(), id="nothing odd, packed"),
+        pytest.param(packed_objects(prev=True), id="a table that follows itself"),
+        pytest.param(packed_objects(holder=2), id="packed in itself"),
+        pytest.param(packed_objects(entries="/Index [0 4000000000]"), id="four billion places"),
     ],
 )
 def test_senseless_files_lose_no_text(outcome, content: bytes) -> None:
