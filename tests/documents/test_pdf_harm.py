@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from pdf_oddities import HELLO, Body, bomb, forms_in_forms, one_page, packed, packed_objects
+from reader_processes import reader_processes
 
 from nexusquant.documents import Document, FileReader
 from nexusquant.documents.worker import process
@@ -245,7 +246,7 @@ def test_four_bombs_at_once_take_the_memory_of_one() -> None:
         thread.start()
     while any(thread.is_alive() for thread in threads):
         sizes = []
-        for child in psutil.Process().children():
+        for child in reader_processes():
             with contextlib.suppress(psutil.Error):
                 sizes.append(child.memory_info().rss)
         most, most_bytes = max(most, len(sizes)), max(most_bytes, sum(sizes))

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from reader_processes import reader_processes
 
 from nexusquant.documents import FileReader, PasswordError
 from nexusquant.documents.worker import ReaderEndedError, Reading, ReadingStoppedError, Turns
@@ -26,19 +27,6 @@ ROOT = Path(__file__).resolve().parents[2]
 SOON_S = 20.0
 
 ReadWith = Callable[..., list[dict[str, Any]]]
-
-
-def reader_processes() -> list[psutil.Process]:
-    """Processes of this one that read files."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if str(process_module.MAIN) in _command(child)]
-
-
-def _command(child: psutil.Process) -> list[str]:
-    try:
-        return child.cmdline()
-    except psutil.Error:
-        return []
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:

@@ -19,6 +19,7 @@ import psutil
 from attempt import Attempt
 from pdf_files import make_pdf
 from pdf_kinds import HONEST, HONEST_TEXT, KINDS
+from reader_processes import reader_processes
 
 from nexusquant.documents import Document, FileReader
 from nexusquant.errors import DocumentError
@@ -63,7 +64,7 @@ class _Scene:
         took_s = time.monotonic() - start
         assert took_s < MAX_S, f"took {took_s:.0f} s"
         assert peak[0] < MAX_BYTES, f"took {peak[0] >> 20} MB"
-        assert not _readers(), "the reader process is still there"
+        assert not reader_processes(), "the reader process is still there"
         if is_checked:
             self.path.write_bytes(make_pdf([HONEST]))
             assert self.reader.extract(self.path).pages[0].text == HONEST_TEXT
@@ -102,7 +103,7 @@ def _watched_memory() -> Iterator[list[int]]:
 
     def watch() -> None:
         while not is_over.wait(0.03):
-            for process in _readers():
+            for process in reader_processes():
                 try:
                     peak[0] = max(peak[0], process.memory_info().rss)
                 except psutil.Error:
@@ -115,7 +116,3 @@ def _watched_memory() -> Iterator[list[int]]:
     finally:
         is_over.set()
         thread.join()
-
-
-def _readers() -> list[psutil.Process]:
-    return psutil.Process().children()

@@ -164,8 +164,6 @@ class Gate:
         )
         if not is_taken:
             raise RefusedError(403, "This page belongs to somebody else.")
-        if route.check is Check.QUERY_SESSION and not self._guards.events.has_news_for(session):
-            raise RefusedError(404, "This page has no answers to wait for.")
 
     async def _with_body(
         self, scope: Scope, receive: Receive, route: Route, user: str

@@ -29,10 +29,6 @@ class PageEvents:
             event is not None and bool(event.queue) == is_queued and len(event.inputs) == num_values
         )
 
-    def has_news_for(self, session_hash: str) -> bool:
-        """Whether an event of this session waits or runs; the stream of any other breaks off."""
-        return session_hash in self._page._queue.pending_messages_per_session
-
     def num_alive(self, user: str | None) -> int:
         """Events of a user that wait or run."""
         events = list(self._page._queue.event_ids_to_events.values())
