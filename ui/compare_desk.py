@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from nexusquant.chat_config import chat_config
 from nexusquant.config import CompressionConfig, SamplingParams
 from nexusquant.documents import Document, DocumentSession
 from nexusquant.engine import Engine, Event, Job, Message, Order
-from ui.following import POLL_S, Follower, Phase, Snapshot
+from ui.following import POLL_S, STILL_S, Follower, Phase, Snapshot
 from ui.model_desk import ModelDesk
 
 NOTHING = Snapshot(Phase.DONE)
@@ -91,12 +92,14 @@ class CompareDesk:
 
     def updates(self, interval_s: float = POLL_S) -> Iterator[tuple[Side, ...]]:
         """Both sides at once, then after each change at most every interval, to the end."""
-        last = self.sides()
+        last, told_at = self.sides(), time.monotonic()
         yield last
         while self.is_busy:
             self._runs[-1].wait(interval_s)
             now = self.sides()
-            if now != last:
+            # see `Follower.snapshots`
+            if now != last or time.monotonic() - told_at >= STILL_S:
+                told_at = time.monotonic()
                 yield now
             last = now
         yield self.sides()

@@ -207,6 +207,7 @@ class DocumentHandlers:
                 password=password or None,
                 is_wanted=lambda: desk.pending_upload == upload.id and workspace.is_looked_at,
                 name=upload.name,
+                owner=workspace.turn,
             )
         except ReadingStoppedError:
             # whatever took its place shows itself

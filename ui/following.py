@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -26,6 +27,9 @@ from nexusquant.engine import (
 from nexusquant.errors import NexusquantError
 
 POLL_S = 0.1
+
+STILL_S = 1.0
+"""Seconds after which is told again what has not changed."""
 
 _log = logging.getLogger(__name__)
 
@@ -128,12 +132,14 @@ class Follower:
 
     def snapshots(self, interval_s: float = POLL_S) -> Iterator[Snapshot]:
         """One snapshot at once, then one per change at most every interval, and the last one."""
-        last = self.snapshot()
+        last, told_at = self.snapshot(), time.monotonic()
         yield last
         while not last.phase.is_over:
             self._over.wait(interval_s)
             now = self.snapshot()
-            if now != last:
+            # only at a yield does whoever follows notice that nobody looks any more
+            if now != last or time.monotonic() - told_at >= STILL_S:
+                told_at = time.monotonic()
                 yield now
             last = now
 

@@ -123,6 +123,7 @@ class Services:
             chat=ChatDesk(self.engine, self.models, config, turn),
             documents=DocumentDesk(self.engine, self.models, turn),
             compare=CompareDesk(self.engine, self.models, turn),
+            turn=turn,
             waits_for_default=self.models.is_loading,
         )
 

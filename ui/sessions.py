@@ -43,6 +43,7 @@ class Workspace:
         chat: The chat.
         documents: The document that is open.
         compare: The newest comparison.
+        turn: Whose turn it is when it is this one's: a user, or a page where nobody logs in.
         waits_for_default: True while no preset was chosen and the model it depends on is loading.
         asked_preset: An unsafe preset that was chosen and waits for a yes.
         pages: Session hashes of the browser tabs that show it now.
@@ -57,6 +58,7 @@ class Workspace:
     chat: ChatDesk
     documents: DocumentDesk
     compare: CompareDesk
+    turn: str = ""
     waits_for_default: bool = False
     asked_preset: str | None = None
     pages: set[str] = field(default_factory=set)
@@ -109,6 +111,7 @@ class SessionStore:
         self._grace_s = grace_s
         self._byte_budget = byte_budget
         self._by_id: dict[str, Workspace] = {}
+        self._timer: threading.Timer | None = None
         self._lock = threading.RLock()
 
     def __len__(self) -> int:
@@ -154,10 +157,14 @@ class SessionStore:
             for workspace in left:
                 workspace.pages.discard(page or "")
                 workspace.left_at = time.monotonic()
-        if left:
-            timer = threading.Timer(self._grace_s, self._stop_deserted)
-            timer.daemon = True
-            timer.start()
+            if left and self._timer is None:
+                self._look_later()
+
+    def _look_later(self) -> None:
+        # one for all: pages may be left by the thousand
+        self._timer = threading.Timer(self._grace_s, self._stop_deserted)
+        self._timer.daemon = True
+        self._timer.start()
 
     def make_room(self) -> None:
         """Put away idle caches until the byte budget holds: the oldest of who holds the most.
@@ -205,8 +212,13 @@ class SessionStore:
 
     def _stop_deserted(self) -> None:
         with self._lock:
+            self._timer = None
             for workspace in self._by_id.values():
-                # another page's timer must not cut short the time this one has to come back
+                # another page's leaving must not cut short the time this one has to come back
                 is_late = time.monotonic() - workspace.left_at >= self._grace_s
-                if not workspace.pages and is_late:
+                if workspace.pages:
+                    continue
+                if is_late:
                     workspace.stop_all()
+                elif self._timer is None:
+                    self._look_later()

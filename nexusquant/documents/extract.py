@@ -19,6 +19,7 @@ from nexusquant.documents.worker import Reading, Turns
 from nexusquant.errors import DocumentError
 
 _MAX_BYTES = 200_000_000
+_MAX_WAITING = 3
 # readers accept a PDF that has some bytes in front of its mark
 _HEAD_BYTES = 1024
 _PLAIN_TEXT_SUFFIXES = frozenset({"", ".txt", ".text", ".log", ".csv", ".tsv", ".rst", ".tex"})
@@ -46,6 +47,7 @@ class FileReader:
         password: str | None = None,
         is_wanted: Callable[[], bool] | None = None,
         name: str | None = None,
+        owner: str = "",
     ) -> Document:
         """Read a PDF, text, Markdown or source file, a web page, mail or notebook as pages.
 
@@ -58,6 +60,7 @@ class FileReader:
             is_wanted: Asked about every 0.2 s, in this thread, while waiting and reading; once it
                 is False, the reading ends.
             name: What to call the file, if not by the name it lies under.
+            owner: Who wants it: owners take turns, and few files of one may wait. "" is nobody's.
 
         Raises:
             PasswordError: A locked PDF; the password is missing or wrong.
@@ -68,7 +71,12 @@ class FileReader:
         name = name or path.name
         inspected = _inspect(path, name)
         reading = Reading(inspected.num_bytes, is_wanted)
-        with self._turns.take(reading.check_wanted):
+        if owner and self._turns.num_waiting(owner) >= _MAX_WAITING:
+            raise DocumentError(
+                f"{_MAX_WAITING} other files of yours are waiting to be opened. Wait for one of "
+                "them, then open this file again."
+            )
+        with self._turns.take(reading.check_wanted, owner):
             if is_pdf(inspected.head, Path(name).suffix.lower()):
                 return read_pdf(path, name, inspected.sha256, password, reading)
             return _read_text(path, name, inspected.sha256, reading)

@@ -276,7 +276,7 @@ def test_turns_come_in_the_order_of_asking() -> None:
 
             threads.append(threading.Thread(target=wait))
             threads[-1].start()
-            wait_until(lambda number=number: len(turns._queue) == number + 2)
+            wait_until(lambda number=number: len(turns._waiting) == number + 1)
         assert came == []
     for thread in threads:
         thread.join(SOON_S)
@@ -305,7 +305,7 @@ def test_who_leaves_while_waiting_gives_the_place_to_the_next() -> None:
         assert told == ["left"]
     stayer.join(SOON_S)
     assert told == ["left", "stayed"]
-    assert not turns._queue
+    assert not turns._waiting
 
 
 def test_an_error_in_a_turn_gives_it_on() -> None:
@@ -414,3 +414,33 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
             FileReader().extract(path)
     with pytest.raises(DocumentError, match="cannot be opened"):
         FileReader().extract(tmp_path / "zero\0byte.pdf")
+
+
+def test_many_files_of_one_owner_do_not_put_off_anothers() -> None:
+    turns, order, go = Turns(), [], threading.Event()
+
+    def use(owner: str) -> None:
+        with turns.take(lambda: None, owner):
+            order.append(owner)
+            assert go.wait(SOON_S)
+
+    threads = [threading.Thread(target=use, args=("bob",)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: len(order) == 1 and turns.num_waiting("bob") == 3)
+    threads.append(threading.Thread(target=use, args=("ada",)))
+    threads[-1].start()
+    wait_until(lambda: turns.num_waiting("ada") == 1)
+    go.set()
+    for thread in threads:
+        thread.join(SOON_S)
+    assert order == ["bob", "ada", "bob", "bob", "bob"]
+
+
+def test_few_files_of_one_owner_may_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = FileReader()
+    monkeypatch.setattr(reader._turns, "num_waiting", lambda owner: 3 if owner == "bob" else 0)
+    (tmp_path / "a.txt").write_text("hello")
+    with pytest.raises(DocumentError, match="waiting to be opened"):
+        reader.extract(tmp_path / "a.txt", owner="bob")
+    assert reader.extract(tmp_path / "a.txt", owner="ada").pages[0].text == "hello"

@@ -6,6 +6,7 @@ user, a session of that user and a body of plain values; the rest is answered he
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -40,6 +41,9 @@ MAX_EVENTS_PER_USER = 80
 
 MAX_REQUESTS_PER_USER = 120
 """On their way at the same time; an open page keeps two for as long as it is open."""
+
+BODY_S = 60.0
+"""Seconds within which a body must have come."""
 
 _UPLOAD = f"{API}/upload"
 # what a proxy says about a request; anybody can write it
@@ -101,23 +105,34 @@ class Gate:
             await send({"type": "websocket.close", "code": 1008})
             return
         try:
-            scope, receive = await self._checked(scope, receive)
+            scope, route = self._checked(scope)
         except RefusedError as error:
             await _answer(error, scope, self._guards)(scope, receive, send)
             return
-        await self._pass_on(scope, receive, send)
-
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        user = scope["state"]["user"] or ""
+        # those that wait for their body count as well
+        user = scope["state"]["user"] or _address(scope)
         self._on_their_way[user] += 1
         try:
-            await self._app(scope, receive, send)
+            await self._pass_on(scope, route, receive, send)
         finally:
             self._on_their_way[user] -= 1
             if not self._on_their_way[user]:
                 del self._on_their_way[user]
 
-    async def _checked(self, scope: Scope, receive: Receive) -> tuple[Scope, Receive]:
+    async def _pass_on(self, scope: Scope, route: Route, receive: Receive, send: Send) -> None:
+        try:
+            if scope["method"] == "POST" and route.path != _UPLOAD:
+                user = scope["state"]["user"] or ""
+                reading = self._with_body(scope, receive, route, user)
+                scope, receive = await asyncio.wait_for(reading, BODY_S)
+        except (RefusedError, asyncio.TimeoutError) as error:
+            late = RefusedError(408, "The request took too long to arrive.")
+            refused = error if isinstance(error, RefusedError) else late
+            await _answer(refused, scope, self._guards)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _checked(self, scope: Scope) -> tuple[Scope, Route]:
         if not self._guards.trusts_proxy:
             kept = [pair for pair in scope["headers"] if not pair[0].startswith(_FORWARDED)]
             scope = {**scope, "headers": kept}
@@ -129,14 +144,12 @@ class Gate:
         user = self._guards.user_of(headers)
         if user is None and route.access is not Access.OPEN:
             raise RefusedError(401, "Log in first.")
-        if user is not None and self._on_their_way[user] >= MAX_REQUESTS_PER_USER:
+        if self._on_their_way[user or _address(scope)] >= MAX_REQUESTS_PER_USER:
             raise RefusedError(429, "Too many requests at once. Close some pages.")
         scope = {**scope, "state": {**scope.get("state", {}), "user": user}}
         if route.check in (Check.QUERY_SESSION, Check.PATH_SESSION):
             self._check_session(scope, route, user or "")
-        elif scope["method"] == "POST" and route.path != _UPLOAD:
-            scope, receive = await self._with_body(scope, receive, route, user or "")
-        return scope, receive
+        return scope, route
 
     def _check_sender(self, scope: Scope, headers: Headers) -> None:
         host = headers.get("host", "")
@@ -158,7 +171,7 @@ class Gate:
         if not SESSION_HASH.fullmatch(session):
             raise RefusedError(400, "The request names no session.")
         is_taken = (
-            self._sessions.claim(session, user)
+            self._claim(session, user)
             if route.check is Check.PATH_SESSION
             else self._sessions.is_of(session, user)
         )
@@ -181,7 +194,7 @@ class Gate:
         event = checked_event(body, lambda upload_id: self._own_upload(upload_id, user))
         session, gradio_name = event["session_hash"], self._gradio_name(user)
         events = self._guards.events
-        if not self._sessions.claim(session, user):
+        if not self._claim(session, user):
             raise RefusedError(403, "This page belongs to somebody else.")
         if route.path.endswith("/cancel"):
             if not events.is_of(event.get("event_id", ""), gradio_name):
@@ -196,6 +209,11 @@ class Gate:
             raise RefusedError(429, "You have too many pages open here. Close some, then go on.")
         return json.dumps(event).encode()
 
+    def _claim(self, session: str, user: str) -> bool:
+        for dropped in self._sessions.drop_surplus(user):
+            self._guards.events.forget(dropped)
+        return self._sessions.claim(session, user)
+
     def _own_upload(self, upload_id: object, user: str) -> str:
         try:
             return self._guards.uploads.find(upload_id, user).id
@@ -204,6 +222,11 @@ class Gate:
 
     def _gradio_name(self, user: str) -> str | None:
         return user if self._guards.logins is not None else None
+
+
+def _address(scope: Scope) -> str:
+    """Stands for a stranger; no name of a user looks like it."""
+    return f"\n{(scope.get('client') or ('',))[0]}"
 
 
 def _no_route(path: str) -> RefusedError:

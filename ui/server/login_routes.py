@@ -11,6 +11,7 @@ from ui.server.login import LOGIN_LASTS_S, Accounts, Logins, LoginThrottle
 from ui.server.login_page import login_page, plain_chat_id
 from ui.server.security_headers import LOGIN_HEADERS
 
+MAX_NAME_LENGTH = 200
 WRONG = "That name and password do not belong together."
 LOCKED = "Too many wrong passwords. Try again in ten minutes."
 
@@ -37,6 +38,8 @@ def add_login_routes(
         chat = plain_chat_id(_first(fields, "chat"))
         wants_page = "text/html" in request.headers.get("accept", "")
         address = request.client.host if request.client else ""
+        if len(name) > MAX_NAME_LENGTH:
+            return _no(401, WRONG, name, chat, wants_page)
         if not await throttle.take_turn(address, name):
             return _no(429, LOCKED, name, chat, wants_page)
         if not await accounts.may_enter(name, password):

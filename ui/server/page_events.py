@@ -9,7 +9,8 @@ from collections import OrderedDict
 
 import gradio as gr
 
-MAX_SESSIONS_PER_USER = 256
+MAX_SESSIONS_PER_USER = 128
+"""Each takes some 0.3 MB, and Gradio keeps messages for 2,000 of all users."""
 
 
 class PageEvents:
@@ -30,9 +31,21 @@ class PageEvents:
         )
 
     def num_alive(self, user: str | None) -> int:
-        """Events of a user that wait or run."""
-        events = list(self._page._queue.event_ids_to_events.values())
-        return sum(event.username == user and event.alive for event in events)
+        """Events of a user that wait or run, those of pages that were left too."""
+        queue = self._page._queue
+        waiting = [one for one in list(queue.event_ids_to_events.values()) if one.alive]
+        running = [one for job in list(queue.active_jobs) for one in job or ()]
+        events = {id(one): one for one in (*waiting, *running)}
+        return sum(event.username == user for event in events.values())
+
+    def forget(self, session_hash: str) -> None:
+        """Drop what Gradio keeps for a session, so that no user's sessions push out another's."""
+        queue = self._page._queue
+        queue.pending_messages_per_session.pop(session_hash, None)
+        queue.pending_event_ids_session.pop(session_hash, None)
+        holder = getattr(queue.server_app, "state_holder", None)
+        if holder is not None:
+            holder.session_data.pop(session_hash, None)
 
     def is_of(self, event_id: str, user: str | None) -> bool:
         """False for an event that is somebody else's."""
@@ -55,10 +68,15 @@ class SessionOwners:
         own[session_hash] = None
         own.move_to_end(session_hash)
         self._by_hash[session_hash] = user
-        while len(own) > MAX_SESSIONS_PER_USER:
-            # only this user's own oldest one goes
-            del self._by_hash[own.popitem(last=False)[0]]
         return True
+
+    def drop_surplus(self, user: str) -> list[str]:
+        """This user's own oldest sessions that are too many, which are nobody's from now on."""
+        own, dropped = self._of_user.get(user, OrderedDict()), []
+        while len(own) > MAX_SESSIONS_PER_USER:
+            dropped.append(own.popitem(last=False)[0])
+            del self._by_hash[dropped[-1]]
+        return dropped
 
     def may_use(self, session_hash: str, user: str) -> bool:
         """Whether the session is nobody's or this user's."""

@@ -30,7 +30,14 @@ class Kind(Enum):
 # program of its own from whatever a text says
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _IMAGE = re.compile(r"!(?=\[)")
-_DIAGRAM = re.compile(r"([`~]{3,}[ \t]*)(?=mermaid)", re.IGNORECASE)
+_DIAGRAM = re.compile(
+    # and names that every JavaScript object has, which the widget takes for languages
+    r"([`~]{3,}[ \t]*)(?=mermaid|constructor|__|to(?:Locale)?String|valueOf|hasOwn|isProto"
+    r"|propertyIs)",
+    re.IGNORECASE,
+)
+# blanks that a browser leaves out of an address, behind which a scheme could hide
+_BLANKS = re.compile(r"&(?=(?:Tab|NewLine|#0*(?:9|1[03])|#[xX]0*(?:9|[aAdD]));)")
 _FENCE = re.compile(r"^[ \t>]*(?:[-*+][ \t]+|\d+[.)][ \t]+)?(`{3,}|~{3,})")
 _SPAN = re.compile(
     r"(?P<ticks>`+)(?!`).*?(?<!`)(?P=ticks)(?!`)|\\\(.*?\\\)|\\\[.*?\\\]|\$\$.*?\$\$"
@@ -112,7 +119,7 @@ def _parts(line: str) -> Iterator[tuple[str, Kind]]:
 
 def _harmless(part: str, kind: Kind) -> str:
     if kind is Kind.TEXT:
-        return _keep_signs(_IMAGE.sub(_refer, _TAG.sub(_refer, part)))
+        return _keep_signs(_IMAGE.sub(_refer, _TAG.sub(_refer, _BLANKS.sub(_refer, part))))
     # a formula takes no notice of blanks
     tag = "< " if kind is Kind.FORMULA else "<" + JOINER
     return _IMAGE.sub("!" + JOINER, _TAG.sub(tag, part))

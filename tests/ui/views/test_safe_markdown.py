@@ -195,3 +195,20 @@ def test_an_unfinished_answer_is_as_safe_as_a_whole_one():
 )
 def test_plain_words_are_left_as_they_are(text):
     assert as_typed(text) == text
+
+
+@pytest.mark.parametrize(
+    "blank", ["&Tab;", "&NewLine;", "&#9;", "&#0010;", "&#13;", "&#x9;", "&#X0A;"]
+)
+def test_no_blank_hides_the_scheme_of_an_address(blank):
+    markup = drawn(
+        as_answer(f"[x](java{blank}script:alert(1)) and [y](javascript{blank}:alert(1))")
+    )
+    assert "java\t" not in markup
+    assert "javascript\t" not in markup
+    assert "&amp;" in markup or "&#" in markup or "%26" in markup
+
+
+@pytest.mark.parametrize("name", ["constructor", "__proto__", "toString", "mermaid"])
+def test_no_fence_is_named_after_what_every_object_has(name):
+    assert as_answer(f"```{name}\nx\n```").startswith("```" + JOINER)
