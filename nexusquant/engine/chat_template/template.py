@@ -329,17 +329,29 @@ def _learn_habits(source: str, process: TemplateProcess) -> _Habits:
     trial = _Trial(process)
     question = trial.find_form()
     chat = trial.attempt("user", "assistant", "user")
-    told = trial.attempt("system", "user", "assistant", "user") or trial.attempt("system", "user")
-    order = _NUMBERED.findall(told)
+    told, has_system = _try_system(trial)
     after_answer = chat.partition(_place(1))[2].partition(_place(2))[0]
     return _Habits(
         process,
         switches=tuple(dict.fromkeys(_SWITCH.findall(source))),
         is_in_parts=trial.is_in_parts,
-        has_system=order[:1] == ["000000"] and order.count("000000") == 1,
+        has_system=has_system,
         frames=tuple(frame for text in (question, chat, told) for frame in _frames(text)),
         after_answer=after_answer,
     )
+
+
+def _try_system(trial: _Trial) -> tuple[str, bool]:
+    """Write a chat with a system prompt; tell whether it stands first, once, as one of its own."""
+    for rest in (("user", "assistant", "user"), ("user",)):
+        told = trial.attempt("system", *rest)
+        if told:
+            order = _NUMBERED.findall(told)
+            is_first = order[:1] == ["000000"] and order.count("000000") == 1
+            # a template that knows two roles takes whatever is not the one for the other
+            taken_for = [trial.attempt(role, *rest) for role in ("user", "assistant")]
+            return told, is_first and told not in taken_for
+    return "", False
 
 
 def _frames(written: str) -> list[str]:
